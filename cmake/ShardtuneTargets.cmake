@@ -1,0 +1,52 @@
+# One function per kind of target, so that flags live in one place and no target sets its own.
+include(CheckCXXCompilerFlag)
+
+# Flags shared by every target. -ffp-contract=off: a fused multiply-add only where written
+# (DESIGN section 8.4). Baseline x86-64-v2; faster forms are chosen at run time.
+add_library(shardtune_flags INTERFACE)
+target_compile_features(shardtune_flags INTERFACE cxx_std_20)
+target_include_directories(shardtune_flags INTERFACE "${PROJECT_SOURCE_DIR}")
+target_compile_options(shardtune_flags INTERFACE
+  -ffp-contract=off -Wall -Wextra -Wpedantic -Wno-unused-parameter
+  $<$<BOOL:${SHARDTUNE_WERROR}>:-Werror>)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(shardtune_flags INTERFACE -march=x86-64-v2)
+endif()
+if(SHARDTUNE_SANITIZE)
+  target_compile_options(shardtune_flags INTERFACE
+    -fsanitize=${SHARDTUNE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(shardtune_flags INTERFACE -fsanitize=${SHARDTUNE_SANITIZE})
+endif()
+
+# shardtune_add_library(NAME core SOURCES a.cpp ... DEPS core io ... PRIVATE_LIBS fmt::fmt ...)
+# NAME is the folder; DEPS are folders, as the table in docs/architecture.md allows; PRIVATE_LIBS
+# are third-party targets that no header of ours shows.
+function(shardtune_add_library)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;DEPS;PRIVATE_LIBS" ${ARGN})
+  add_library(shardtune_${ARG_NAME} STATIC ${ARG_SOURCES})
+  add_library(shardtune::${ARG_NAME} ALIAS shardtune_${ARG_NAME})
+  target_link_libraries(shardtune_${ARG_NAME} PUBLIC shardtune_flags)
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(shardtune_${ARG_NAME} PUBLIC shardtune_${dep})
+  endforeach()
+  target_link_libraries(shardtune_${ARG_NAME} PRIVATE ${ARG_PRIVATE_LIBS})
+endfunction()
+
+# shardtune_add_test(NAME io_test SOURCES ... DEPS io core LABELS unit [LIBS ...])
+# One GoogleTest program; every test of it becomes a ctest case under the labels.
+function(shardtune_add_test)
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS;LIBS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${ARG_NAME} ${ARG_SOURCES})
+  target_link_libraries(${ARG_NAME} PRIVATE shardtune_flags GTest::gtest_main ${ARG_LIBS})
+  target_compile_definitions(${ARG_NAME} PRIVATE
+    SHARDTUNE_SOURCE_DIR="${PROJECT_SOURCE_DIR}" SHARDTUNE_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(${ARG_NAME} PRIVATE shardtune_${dep})
+  endforeach()
+  include(GoogleTest)
+  gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+endfunction()

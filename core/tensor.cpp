@@ -1,0 +1,184 @@
+#include "core/tensor.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace shardtune {
+
+Shape::Shape(std::span<const int64_t> extents) {
+  if (extents.size() > kMaxDims)
+    throw ArgumentError("Shape: at most 4 dimensions, found " + std::to_string(extents.size()));
+  const auto numel = try_numel(extents);
+  if (!numel)
+    throw ArgumentError("Shape: negative extent or overflow");
+  std::copy(extents.begin(), extents.end(), extents_.begin());
+  ndim_ = static_cast<int>(extents.size());
+  numel_ = *numel;
+}
+
+bool Shape::operator==(const Shape& other) const {
+  return ndim_ == other.ndim_ && extents_ == other.extents_;
+}
+
+std::string Shape::to_string() const {
+  std::string text = "[";
+  for (int i = 0; i < ndim_; ++i)
+    text += (i > 0 ? ", " : "") + std::to_string(extents_[i]);
+  return text + "]";
+}
+
+void TensorView::throw_dtype(DType wanted) const {
+  throw ArgumentError("tensor " + shape_.to_string() + ": expected " +
+                      std::string(name_of(wanted)) + ", found " + std::string(name_of(dtype_)));
+}
+
+TensorView TensorView::reshaped(Shape shape) const {
+  if (shape.numel() != numel())
+    throw ArgumentError("reshape: " + shape_.to_string() + " does not hold the elements of " +
+                        shape.to_string());
+  return {data_, dtype_, shape};
+}
+
+TensorView TensorView::rows(int64_t begin, int64_t end) const {
+  SHARDTUNE_ASSERT(shape_.ndim() >= 1 && begin >= 0 && begin <= end && end <= shape_[0]);
+  std::array<int64_t, Shape::kMaxDims> extents{};
+  for (int i = 0; i < shape_.ndim(); ++i)
+    extents[i] = shape_[i];
+  extents[0] = end - begin;
+  const int64_t row_bytes =
+      (shape_[0] == 0 ? 0 : numel() / shape_[0]) * size_of(dtype_);
+  return {static_cast<std::byte*>(data_) + begin * row_bytes, dtype_,
+          Shape(std::span<const int64_t>(extents.data(), shape_.ndim()))};
+}
+
+struct BufferPool::State {
+  std::mutex mutex;
+  std::multimap<int64_t, void*> kept;
+  int64_t in_use = 0;
+  int64_t peak = 0;
+  int64_t kept_bytes = 0;
+};
+
+namespace {
+constexpr int64_t kAlignment = 64;
+
+// Size classes an eighth apart, so that micro-batches of nearly equal length share buffers.
+int64_t size_class(int64_t num_bytes) {
+  if (num_bytes <= 4096)
+    return round_up(std::max<int64_t>(num_bytes, 1), kAlignment);
+  int64_t step = kAlignment;
+  while (step * 16 < num_bytes)
+    step *= 2;
+  return round_up(num_bytes, step);
+}
+}  // namespace
+
+BufferPool::BufferPool() : state_(std::make_unique<State>()) {}
+
+BufferPool::~BufferPool() { trim(); }
+
+BufferPool& BufferPool::process() {
+  // Never destroyed: tensors of static lifetime may outlive main().
+  static BufferPool* const pool = std::make_unique<BufferPool>().release();
+  return *pool;
+}
+
+void* BufferPool::allocate(int64_t num_bytes) {
+  const int64_t size = size_class(num_bytes);
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->in_use += size;
+    state_->peak = std::max(state_->peak, state_->in_use);
+    const auto found = state_->kept.find(size);
+    if (found != state_->kept.end()) {
+      void* const pointer = found->second;
+      state_->kept.erase(found);
+      state_->kept_bytes -= size;
+      return pointer;
+    }
+  }
+  void* const pointer = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+  if (pointer == nullptr)
+    throw OutOfMemoryError("allocation of " + std::to_string(size) +
+                           " bytes failed. Lower micro_batch_size or max_length, or set "
+                           "training.gradient_checkpointing: true.");
+  return pointer;
+}
+
+void BufferPool::release(void* pointer, int64_t num_bytes) noexcept {
+  const int64_t size = size_class(num_bytes);
+  const std::lock_guard lock(state_->mutex);
+  state_->in_use -= size;
+  try {
+    state_->kept.emplace(size, pointer);
+    state_->kept_bytes += size;
+  } catch (const std::bad_alloc&) {
+    std::free(pointer);
+  }
+}
+
+void BufferPool::trim() noexcept {
+  const std::lock_guard lock(state_->mutex);
+  for (const auto& [size, pointer] : state_->kept)
+    std::free(pointer);
+  state_->kept.clear();
+  state_->kept_bytes = 0;
+}
+
+int64_t BufferPool::bytes_in_use() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->in_use;
+}
+
+int64_t BufferPool::peak_bytes_in_use() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->peak;
+}
+
+int64_t BufferPool::bytes_kept() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->kept_bytes;
+}
+
+Tensor::Tensor(Shape shape, DType dtype)
+    : view_(BufferPool::process().allocate(checked_mul(shape.numel(), size_of(dtype))), dtype,
+            shape) {}
+
+Tensor Tensor::zeros(Shape shape, DType dtype) {
+  Tensor tensor(shape, dtype);
+  std::memset(tensor.view_.raw(), 0, static_cast<size_t>(tensor.num_bytes()));
+  return tensor;
+}
+
+Tensor Tensor::from(std::span<const float> values, Shape shape) {
+  SHARDTUNE_ASSERT(static_cast<int64_t>(values.size()) == shape.numel());
+  Tensor tensor(shape, DType::kFloat32);
+  std::copy(values.begin(), values.end(), tensor.data<float>());
+  return tensor;
+}
+
+Tensor::~Tensor() {
+  if (!view_.empty())
+    BufferPool::process().release(view_.raw(), view_.num_bytes());
+}
+
+Tensor::Tensor(Tensor&& other) noexcept : view_(std::exchange(other.view_, TensorView())) {}
+
+Tensor& Tensor::operator=(Tensor&& other) noexcept {
+  std::swap(view_, other.view_);
+  return *this;
+}
+
+Tensor Tensor::clone() const {
+  Tensor copy(shape(), dtype());
+  std::memcpy(copy.view_.raw(), view_.raw(), static_cast<size_t>(num_bytes()));
+  return copy;
+}
+
+}  // namespace shardtune
