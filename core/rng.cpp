@@ -65,9 +65,10 @@ float CounterRng::normal(uint64_t index) const {
 }
 
 uint64_t CounterRng::below(uint64_t index, uint64_t bound) const {
+  __extension__ using Wide = unsigned __int128;
   const auto words = block(key_ ^ 0xDA942042E4DD58B5ull, index);
   const uint64_t value = (uint64_t{words[1]} << 32) | words[0];
-  return static_cast<uint64_t>((static_cast<unsigned __int128>(value) * bound) >> 64);
+  return static_cast<uint64_t>((static_cast<Wide>(value) * bound) >> 64);
 }
 
 }  // namespace shardtune

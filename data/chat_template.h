@@ -1,0 +1,48 @@
+// Chat templates by name, written in C++ (no Jinja): messages to text, with the spans that an
+// assistant-trained run learns. The end-of-turn token of an assistant span is always inside it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/registry.h"
+
+namespace shardtune::data {
+
+struct Message {
+  std::string role;  // "system", "user", "assistant"
+  std::string content;
+};
+
+/// A piece of rendered text. Template pieces hold special tokens; content pieces are the user's
+/// text, in which special tokens are not parsed when training or prompting with `kPlain`.
+struct RenderedPiece {
+  std::string text;
+  bool is_template = true;
+  bool is_assistant = false;  // answer text or the end-of-turn token closing it
+  int message_index = -1;
+};
+
+enum class GenerationPrompt { kAppend, kNone };
+
+class ChatTemplate {
+ public:
+  virtual ~ChatTemplate() = default;
+  virtual std::string_view name() const = 0;
+  /// DataError naming the message index and role when a role or order cannot be rendered.
+  virtual std::vector<RenderedPiece> render(const std::vector<Message>& messages,
+                                            GenerationPrompt prompt) const = 0;
+  std::string render_text(const std::vector<Message>& messages, GenerationPrompt prompt) const;
+};
+
+using ChatTemplateFactory = std::unique_ptr<ChatTemplate> (*)();
+const Registry<ChatTemplateFactory>& chat_templates();
+
+/// Template by name, or for "auto" the one whose text the model carries (recognised by its parts).
+/// UnsupportedError: "auto" with a text that is not known, or no text; lists the names.
+std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name_or_auto,
+                                                 std::string_view model_template_text);
+
+}  // namespace shardtune::data

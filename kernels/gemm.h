@@ -1,0 +1,33 @@
+// Matrix products over oneDNN. Forward and input-gradient products run on all threads and give the
+// same bits at any thread count; products that reduce over tokens go through gemm_over_tokens.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+
+namespace shardtune::kernels {
+
+/// Whether a kernel writes its output or adds to what stands there (in the output's dtype).
+enum class Accumulate { kNo, kYes };
+enum class Transpose { kNo, kYes };
+
+/// c [M,N] (+)= scale * a [M,K] * op(b), op(b) = b [K,N] or b^T with b [N,K]
+/// Dtypes  a and b the same, f32 or bf16; c f32 or bf16; sums in f32
+/// Exact   each row of c has the same bits for any number of threads
+/// Errors  ArgumentError: shapes or dtypes that do not fit
+void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const TensorView& c,
+          Accumulate accumulate, float scale = 1.0f);
+
+/// out [N,K] (+)= scale * dy [T,N]^T * x [T,K], summed over tokens in fixed chunks of 512 tokens,
+/// each one single-threaded product, added in order (DESIGN section 8.1).
+/// Dtypes  dy and x the same, f32 or bf16; out f32
+void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorView& out,
+                      Accumulate accumulate, float scale = 1.0f);
+
+inline constexpr int64_t kTokenChunk = 512;
+
+/// Whether this machine multiplies bf16 in hardware (AVX512-BF16 or AMX); `compute_dtype: auto`.
+bool has_fast_bfloat16();
+
+}  // namespace shardtune::kernels

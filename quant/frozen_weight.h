@@ -1,0 +1,113 @@
+// The frozen base behind one interface (DESIGN section 8.6): adapters and models see products and
+// rows, never a format. A weight is always [out, in]. Its bytes live in the ParameterStore as opaque
+// components (codes, absmax, ...), valid while the unit is leased, so that every format can be
+// sharded, gathered and offloaded in the same way.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/parameter_store.h"
+#include "core/registry.h"
+#include "kernels/gemm.h"
+
+namespace shardtune::quant {
+
+using kernels::Accumulate;
+
+/// Copies rows [begin, end) of the original weight to out as fp32.
+using RowSource = std::function<void(int64_t begin, int64_t end, float* out)>;
+
+/// A change added to a weight: out [rows, in] f32 += delta rows [begin, end).
+using DeltaSource = std::function<void(int64_t begin, int64_t end, float* out)>;
+
+class FrozenWeight {
+ public:
+  virtual ~FrozenWeight() = default;
+
+  int64_t out_features() const { return out_features_; }
+  int64_t in_features() const { return in_features_; }
+  const std::string& name() const { return name_; }
+  UnitId unit() const { return unit_; }
+  virtual std::string_view format() const = 0;
+  /// Store ids of the components, in order of declaration.
+  virtual std::vector<ParameterId> components() const = 0;
+
+  /// Reads, encodes and publishes the weight. All ranks call it in the same order; only the
+  /// publisher of the first component asks `rows`.
+  virtual void load(const RowSource& rows) = 0;
+
+  /// y [T,out] (+)= x [T,in] W^T. Dtypes  x f32 | bf16 (the compute dtype); y f32 | bf16
+  virtual void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const = 0;
+  /// dx [T,in] (+)= dy [T,out] W. Keeps no dense copy of the weight alive afterwards.
+  virtual void matmul_transposed(const TensorView& dy, const TensorView& dx,
+                                 Accumulate accumulate) const = 0;
+  /// Rows [begin, end) as x W[begin:end]^T, for heads cut into vocabulary chunks.
+  virtual void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
+                           Accumulate accumulate) const = 0;
+  /// dx (+)= dy [T, end-begin] W[begin:end].
+  virtual void matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,
+                                      const TensorView& dx, Accumulate accumulate) const = 0;
+  /// out [n,in] = W[ids], f32 or bf16. ids are in range (the caller checks tokens).
+  virtual void rows(std::span<const int32_t> ids, const TensorView& out) const = 0;
+  /// out [end-begin, in] f32 or bf16.
+  virtual void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const = 0;
+
+  /// y (+)= x (W + delta)^T, by blocks of rows; the delta is added in fp32 to the dequantised rows
+  /// and the sum rounded to x's dtype.
+  void matmul_with_delta(const TensorView& x, const DeltaSource& delta, const TensorView& y,
+                         Accumulate accumulate) const;
+
+ protected:
+  struct Spec {
+    std::string name;
+    UnitId unit{};
+    int64_t out_features = 0;
+    int64_t in_features = 0;
+  };
+  explicit FrozenWeight(Spec spec)
+      : name_(std::move(spec.name)),
+        unit_(spec.unit),
+        out_features_(spec.out_features),
+        in_features_(spec.in_features) {}
+
+ private:
+  std::string name_;
+  UnitId unit_{};
+  int64_t out_features_ = 0;
+  int64_t in_features_ = 0;
+};
+
+/// What `quantization:` of the configuration says.
+struct QuantizationOptions {
+  std::string method = "none";  // none | nf4 | int8
+  int64_t block_size = 64;      // values per absmax (nf4)
+  bool double_quant = false;    // absmax in 8 bits (nf4)
+};
+
+/// Declares one weight in the store. `compute` is the dtype of the activations it will meet; the
+/// dense format keeps its weight in it.
+struct FrozenWeightRequest {
+  ParameterStore* store = nullptr;
+  UnitId unit{};
+  std::string name;  // as in the checkpoint, e.g. "model.layers.0.self_attn.q_proj.weight"
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  DType compute = DType::kFloat32;
+};
+using FrozenWeightFactory = std::unique_ptr<FrozenWeight> (*)(const FrozenWeightRequest& request,
+                                                              const QuantizationOptions& options);
+/// "none" (dense), "nf4", "int8".
+const Registry<FrozenWeightFactory>& frozen_formats();
+std::unique_ptr<FrozenWeight> make_frozen_weight(const FrozenWeightRequest& request,
+                                                 const QuantizationOptions& options);
+
+/// Bytes that `options` takes for a weight of this shape, without making it (for `plan`).
+int64_t frozen_weight_bytes(const QuantizationOptions& options, int64_t out_features,
+                            int64_t in_features, DType compute);
+
+}  // namespace shardtune::quant
