@@ -1,0 +1,47 @@
+// One linear of the base model: a FrozenWeight and perhaps a bias. Adapters see this and never a
+// format. Its forward is a tape operation whose backward needs only the frozen weight, so no input
+// is saved for it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "autograd/tape.h"
+#include "models/hooks.h"
+#include "quant/frozen_weight.h"
+
+namespace shardtune::models {
+
+class BaseLinear {
+ public:
+  /// `path` is the module path as PEFT sees it: "model.layers.0.self_attn.q_proj".
+  BaseLinear(std::string path, int index, std::unique_ptr<quant::FrozenWeight> weight,
+             ParameterId bias = kNoParameter);
+
+  const std::string& path() const { return path_; }
+  /// Last component of the path: "q_proj".
+  std::string leaf_name() const;
+  /// Running number over all linears of the model, for adapters' tables.
+  int index() const { return index_; }
+  UnitId unit() const { return weight_->unit(); }
+  int64_t in_features() const { return weight_->in_features(); }
+  int64_t out_features() const { return weight_->out_features(); }
+  const quant::FrozenWeight& weight() const { return *weight_; }
+  quant::FrozenWeight& weight() { return *weight_; }
+  ParameterId bias() const { return bias_; }
+
+  /// y [T,out] = x [T,in] W^T + b, in x's dtype. The unit must be leased.
+  Variable forward(Tape& tape, const Variable& x) const;
+  /// W dequantised, rows [begin, end) in f32.
+  void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const {
+    weight_->dequantize_rows(begin, end, out);
+  }
+
+ private:
+  std::string path_;
+  int index_;
+  std::unique_ptr<quant::FrozenWeight> weight_;
+  ParameterId bias_;
+};
+
+}  // namespace shardtune::models

@@ -1,0 +1,41 @@
+// The language-model head: logits for chosen rows, and head + cross-entropy in one operation that
+// never holds T x V logits and skips positions that are not trained.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "models/vocabulary_table.h"
+
+namespace shardtune::models {
+
+using autograd::Tape;
+using autograd::Variable;
+
+/// logits [n,V] f32 of hidden [n,H].
+Tensor head_logits(const VocabularyTable& head, const TensorView& hidden);
+
+/// For each row the id of the largest logit (the first among equals), without keeping the logits.
+void head_argmax(const VocabularyTable& head, const TensorView& hidden, std::span<int32_t> ids);
+
+struct HeadLoss {
+  double loss_sum = 0.0;           // negative log-likelihood summed over trained positions, fp64
+  int64_t num_trained_tokens = 0;
+  int64_t first_non_finite = -1;   // token whose loss is NaN or infinite, -1 when none
+  Variable hidden_grad_root;       // pass to backward with hidden_grad as its seed
+  Tensor hidden_grad;              // [T,H] f32, gradient of scale * loss_sum (when recording)
+};
+
+/// Loss of hidden [T,H] against labels [T] (kIgnoreLabel = not trained). When the tape records, the
+/// gradient of hidden is computed in the same walk, multiplied by `scale` (1 / trained tokens of
+/// the whole step).
+HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
+                            std::span<const int32_t> labels, float scale);
+
+/// Log-likelihood of every labelled position, in order of tokens (evaluation by choice).
+std::vector<float> head_token_losses(const VocabularyTable& head, const TensorView& hidden,
+                                     std::span<const int32_t> labels);
+
+}  // namespace shardtune::models

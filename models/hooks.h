@@ -1,0 +1,118 @@
+// The eight points where something may change a model's computation or a step (DESIGN section 8.7).
+// Models call them and name no method; adapters implement them, and so does the trainer when it
+// captures activations. Every default leaves the model as it is.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "core/token_batch.h"
+
+namespace shardtune::models {
+
+using autograd::Tape;
+using autograd::Variable;
+
+class BaseLinear;
+
+/// What a forward pass is about: keys of random numbers and the mode.
+enum class Mode { kTraining, kInference };
+struct PassContext {
+  const TokenBatch* batch = nullptr;
+  Mode mode = Mode::kInference;
+  uint64_t seed = 0;  // of the run
+  int64_t step = 0;   // optimizer step, keys dropout
+  int layer = -1;     // current layer, -1 outside
+};
+
+/// K and V rows that every token of every sample attends to (prefix tuning): [n, Hk*D], not
+/// rotated; positions of real tokens are moved by position_offset.
+struct PrefixKv {
+  Variable k;
+  Variable v;
+  int64_t position_offset = 0;
+};
+
+/// What hook (4) sees of one attention.
+struct AttentionParts {
+  Variable q_rotated;  // [T, A*D]
+  Variable output;     // [T, A*D], before the output projection
+  const BaseLinear* k_proj = nullptr;
+  const BaseLinear* v_proj = nullptr;
+  const BaseLinear* o_proj = nullptr;
+};
+
+enum class Branch { kAttention, kMlp };
+
+/// What hook (5) sees: the branch's input before its norm (= the residual), its output, and which.
+struct BranchParts {
+  Branch branch = Branch::kAttention;
+  Variable input;   // [T,H] f32, the residual stream before the branch
+  Variable output;  // [T,H], to be added to the residual
+};
+
+/// A local range of one trainable, as hook (6) sees it after the optimizer step.
+struct UpdatedRange {
+  ParameterId id = kNoParameter;
+  int64_t begin = 0;
+  std::span<float> parameter;
+  std::span<const float> clipped_gradient;
+};
+
+/// Named bytes for a checkpoint, beyond trainables and optimizer states.
+struct NamedState {
+  std::string name;
+  std::string bytes;
+};
+
+class Hooks {
+ public:
+  virtual ~Hooks() = default;
+
+  /// (1) Replaces a linear: x [T,in] -> y [T,out]. `next` runs the linear as it is without this
+  /// hook (the base, or an inner hook).
+  using Next = std::function<Variable(const Variable& x)>;
+  virtual Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
+                             const PassContext& context, const Next& next) {
+    return next(x);
+  }
+  /// Whether on_linear changes this linear; lets the model skip the call.
+  virtual bool wraps(const BaseLinear& linear) const { return false; }
+
+  /// (2) Virtual tokens per sample, laid before the embedded tokens. `data` reserves room for them.
+  virtual int64_t num_virtual_tokens() const { return 0; }
+  /// Rows [num_virtual_tokens, H] f32 for each sample, wanted when num_virtual_tokens() > 0.
+  virtual Variable virtual_tokens(Tape& tape, const PassContext& context) { return {}; }
+
+  /// (3) Prefix K/V of a layer; k undefined means none.
+  virtual PrefixKv prefix_kv(Tape& tape, const PassContext& context) { return {}; }
+
+  /// (4) After the attention of a layer; returns what goes into the output projection.
+  virtual Variable after_attention_scores(Tape& tape, const AttentionParts& parts,
+                                          const PassContext& context) {
+    return parts.output;
+  }
+  virtual bool changes_attention() const { return false; }
+
+  /// (5) After a branch; returns what is added to the residual.
+  virtual Variable after_branch(Tape& tape, const BranchParts& parts, const PassContext& context) {
+    return parts.output;
+  }
+  virtual bool changes_branches() const { return false; }
+
+  /// (6) After the optimizer step, on every rank with its own ranges.
+  virtual void after_optimizer_step(int64_t step, std::span<const UpdatedRange> ranges) {}
+
+  /// (7) An extra loss, once per step (part of global micro-batch 0); undefined means none.
+  virtual Variable extra_loss(Tape& tape, const PassContext& context) { return {}; }
+
+  /// (8) State beyond trainables for checkpoints.
+  virtual std::vector<NamedState> named_state() const { return {}; }
+  virtual void load_named_state(const std::vector<NamedState>& state) {}
+};
+
+}  // namespace shardtune::models

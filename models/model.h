@@ -1,0 +1,79 @@
+// A causal language model behind one interface: embed, run the layers, end with the final norm;
+// the head is separate, since losses and decoding want only some of its rows. Model code is
+// single-device code at every ZeRO stage.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/parameter_store.h"
+#include "core/token_batch.h"
+#include "models/base_linear.h"
+#include "models/hooks.h"
+#include "models/model_config.h"
+#include "models/model_source.h"
+#include "models/vocabulary_table.h"
+
+namespace shardtune::models {
+
+/// Where attention reads and writes keys and values in generation; inference implements it.
+/// Tokens of one call belong to `sequences` (one entry per sample of the batch).
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  /// Tokens of sample s already cached before this call (its first new token has this position).
+  virtual int64_t past_length(int64_t sample) const = 0;
+  /// Appends k, v [T,Hk*D] (rotated) of `layer` for the batch's samples and computes attention of
+  /// q [T,A*D] over everything cached, into out [T,A*D].
+  virtual void attend(int layer, const TensorView& q, const TensorView& k, const TensorView& v,
+                      const TensorView& out) = 0;
+};
+
+struct ForwardOptions {
+  PassContext context;
+  std::vector<Hooks*> hooks;  // called in order, the first outermost
+  bool gradient_checkpointing = false;  // recompute each layer in backward
+  KvCache* cache = nullptr;             // generation only; the tape must not record
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  DType compute_dtype() const { return compute_dtype_; }
+  ParameterStore& store() const { return *store_; }
+  /// All linears of the layers (not the head), in model order: what "all-linear" means.
+  virtual std::vector<BaseLinear*> linears() = 0;
+  virtual UnitId layer_unit(int layer) const = 0;
+
+  /// Final-norm output [T,H] in the compute dtype for the batch's tokens (virtual tokens removed).
+  virtual Variable forward(Tape& tape, const ForwardOptions& options) = 0;
+  /// The head's table (the embedding itself when tied).
+  virtual const VocabularyTable& head() const = 0;
+
+ protected:
+  Model(ParameterStore& store, DType compute_dtype) : store_(&store), compute_dtype_(compute_dtype) {}
+
+ private:
+  ParameterStore* store_;
+  DType compute_dtype_;
+};
+
+struct LoadOptions {
+  quant::QuantizationOptions quantization;
+  DType compute_dtype = DType::kFloat32;
+  std::function<void(int64_t done, int64_t total)> progress;  // tensors; may be empty
+};
+
+/// Builds the family named by the source's config, declares its units and loads its weights.
+/// Collective: every rank calls it; each reads only the tensors it publishes.
+/// Errors  UnsupportedError: family; DataError: tensor missing or of another shape
+std::unique_ptr<Model> load_model(const ModelSource& source, ParameterStore& store,
+                                  const LoadOptions& options);
+
+}  // namespace shardtune::models
