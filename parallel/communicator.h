@@ -1,0 +1,154 @@
+// Communication between ranks. A Communicator moves bytes and never adds floats (DESIGN section
+// 8.2). Every public operation is collective: all ranks call the same ones in the same order, from
+// one thread per rank. Before data moves, the ranks compare what they are about to do (sequence,
+// kind, bytes, dtype, config word); a difference is a RankMismatchError on every rank that shows
+// both calls. A lost peer or a failing transport is a CommError naming rank and call.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/error.h"
+
+namespace shardtune::parallel {
+
+/// One message of an exchange round; the bytes belong to the caller.
+struct Send {
+  int peer = 0;
+  std::span<const std::byte> bytes;
+};
+struct Receive {
+  int peer = 0;
+  std::span<std::byte> bytes;
+};
+
+enum class CallKind : uint32_t { kBarrier, kBroadcast, kAllGather, kExchange, kCheck };
+std::string_view name_of(CallKind kind);
+
+/// What a rank is about to do; the ranks compare these before data moves.
+struct CallHeader {
+  uint64_t sequence = 0;
+  uint64_t bytes = 0;  // as the caller gave them; of an exchange: 0
+  uint64_t config_word = 0;
+  uint32_t kind = 0;
+  uint32_t dtype = 0;
+  int64_t root = -1;         // of a broadcast
+  uint64_t sent_digest = 0;  // of an exchange: commutative digest over (from, to, bytes, order)
+  uint64_t received_digest = 0;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int world_size() const { return world_size_; }
+  /// Position among the ranks of this host, and their number.
+  int local_rank() const { return local_rank_; }
+  int local_size() const { return local_size_; }
+  const std::string& host_name() const { return host_name_; }
+  /// "single", "threads" or "mpi".
+  virtual std::string_view backend() const = 0;
+
+  void barrier();
+  /// Copies root's bytes into every rank's; all spans have the same length.
+  void broadcast(std::span<std::byte> bytes, int root, DType dtype = DType::kUInt8);
+  /// received = every rank's `sent` in rank order; received.size() == world_size * sent.size().
+  void all_gather(std::span<const std::byte> sent, std::span<std::byte> received,
+                  DType dtype = DType::kUInt8);
+  /// One round of point-to-point messages, any number per pair, matched in order; messages to
+  /// oneself are copied. Every rank calls it, if only with nothing.
+  void exchange(std::span<const Send> sends, std::span<const Receive> receives,
+                DType dtype = DType::kUInt8);
+
+  /// One value per rank, in rank order.
+  template <typename T>
+  std::vector<T> all_gather_value(const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::vector<T> values(static_cast<size_t>(world_size_));
+    all_gather(std::as_bytes(std::span<const T>(&value, 1)),
+               std::as_writable_bytes(std::span<T>(values)));
+    return values;
+  }
+  /// Rows of different length, in rank order.
+  std::vector<std::vector<std::byte>> all_gather_bytes(std::span<const std::byte> bytes);
+  std::vector<std::string> all_gather_strings(std::string_view text);
+
+  /// Decisions over ranks (stop, skip, save): every rank gets the same answer.
+  int64_t all_reduce_max(int64_t value);
+  int64_t all_reduce_min(int64_t value);
+  int64_t all_reduce_sum(int64_t value);
+  bool any(bool value) { return all_reduce_max(value ? 1 : 0) != 0; }
+  bool all(bool value) { return all_reduce_min(value ? 1 : 0) != 0; }
+
+  /// Carried by every later call: ranks of another configuration are told from ours.
+  void set_config_word(uint64_t word) { config_word_ = word; }
+
+  /// Ends the job on all ranks with this exit code; for one rank alone it returns. For use by
+  /// launch/ only, after the error was printed.
+  virtual void abort(int exit_code) noexcept = 0;
+
+  /// The last calls of this rank, oldest first, one a line (at most 64).
+  std::string recent_calls() const;
+
+ protected:
+  Communicator(int rank, int world_size);
+  void set_host(std::string host_name, int local_rank, int local_size);
+
+  // The transport. Sizes are checked and agreed before these run; world_size > 1.
+  virtual void do_barrier() = 0;
+  virtual void do_broadcast(std::span<std::byte> bytes, int root) = 0;
+  virtual void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) = 0;
+  /// Messages to other ranks only.
+  virtual void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) = 0;
+
+  /// "[rank 3/8] broadcast(#12, 4096 bytes, float32, root 0)".
+  std::string describe(const CallHeader& header, int rank) const;
+  /// The call that is running, for messages of the transport.
+  std::string current_call() const { return describe(current_, rank_); }
+
+ private:
+  static constexpr size_t kRingSize = 64;
+
+  CallHeader next_call(CallKind kind, uint64_t bytes, DType dtype, int64_t root = -1);
+  void agree(const CallHeader& mine);
+  [[noreturn]] void throw_mismatch(const CallHeader& mine, const std::vector<CallHeader>& all);
+  void agree_exchange(std::span<const Send> sends, std::span<const Receive> receives);
+  void check_peer(int peer, std::string_view what) const;
+
+  int rank_;
+  int world_size_;
+  int local_rank_ = 0;
+  int local_size_ = 1;
+  std::string host_name_;
+  uint64_t config_word_ = 0;
+  uint64_t num_calls_ = 0;
+  CallHeader current_;
+  std::array<CallHeader, kRingSize> ring_{};
+};
+
+/// A group of one: every operation is a correct copy or nothing.
+std::unique_ptr<Communicator> make_single_communicator();
+/// MPI_COMM_WORLD. Initialises MPI (funneled) and finalises it when destroyed; once per process.
+std::unique_ptr<Communicator> make_mpi_communicator();
+/// True when mpirun or another PMI launcher started this process.
+bool started_by_mpi();
+/// MPI when started by it, else single (which never touches MPI).
+std::unique_ptr<Communicator> make_communicator();
+
+/// Throws RankMismatchError on every rank when the bytes differ anywhere, naming `name`, the ranks
+/// and (printable text up to 200 characters) both values. For config hash, binary version,
+/// instruction set and library versions at start.
+void check_same_on_all_ranks(Communicator& comm, std::string_view name, std::string_view value);
+
+}  // namespace shardtune::parallel
