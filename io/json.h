@@ -39,6 +39,12 @@ class Json {
   Json(std::string_view value) : value_(std::string(value)) {}
   Json(Array value) : value_(std::move(value)) {}
   Json(Object value) : value_(std::move(value)) {}
+  // Out of line: GCC 12 sees uninitialised members of the variant where these are inlined.
+  Json(const Json& other);
+  Json(Json&& other) noexcept;
+  Json& operator=(const Json& other);
+  Json& operator=(Json&& other) noexcept;
+  ~Json();
   static Json array() { return Json(Array{}); }
   static Json object() { return Json(Object{}); }
 
