@@ -71,6 +71,12 @@ class Variable {
   int64_t numel() const { return value().numel(); }
   bool requires_grad() const { return grad_.wanted(); }
   const GradRef& grad_ref() const { return grad_; }
+  /// The same value without its gradient: what a record saves of its own output.
+  Variable without_grad() const {
+    Variable variable;
+    variable.value_ = value_;
+    return variable;
+  }
   /// Gradient so far; empty when no operation contributed.
   TensorView grad() const;
 

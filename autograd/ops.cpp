@@ -1,0 +1,322 @@
+#include "autograd/ops.h"
+
+#include <utility>
+
+#include "kernels/norm.h"
+
+namespace shardtune::autograd {
+
+namespace {
+
+using kernels::Transpose;
+
+/// The weight in the dtype that products with `dtype` activations take.
+TensorView weight_in(Tape& tape, ParameterId id, DType dtype) {
+  return dtype == DType::kBFloat16 ? tape.store().value_bf16(id) : tape.store().value(id);
+}
+
+/// The gradient in the dtype that products with it take; `kept` owns a conversion.
+TensorView in_dtype(const TensorView& x, DType dtype, Tensor& kept) {
+  if (x.dtype() == dtype)
+    return x;
+  kept = Tensor(x.shape(), dtype);
+  kernels::cast(x, kept);
+  return kept.view();
+}
+
+}  // namespace
+
+Variable add(Tape& tape, const Variable& a, const Variable& b) {
+  Tensor sum(a.shape(), a.dtype());
+  kernels::cast(a.value(), sum);
+  kernels::copy_scaled(b.value(), sum, Accumulate::kYes);
+  Variable output = tape.result(std::move(sum), {a, b});
+  tape.record(output, [a = a.grad_ref(), b = b.grad_ref()](Tensor& dy) {
+    if (b.wanted()) {
+      const GradSlot slot = b.slot();
+      kernels::copy_scaled(dy, slot.grad, slot.accumulate);
+    }
+    if (a.wanted())
+      a.give(std::move(dy));
+  });
+  return output;
+}
+
+Variable scaled(Tape& tape, const Variable& x, float scale) {
+  Tensor y(x.shape(), x.dtype());
+  kernels::copy_scaled(x.value(), y, Accumulate::kNo, scale);
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [x = x.grad_ref(), scale](Tensor& dy) {
+    const GradSlot slot = x.slot();
+    kernels::copy_scaled(dy, slot.grad, slot.accumulate, scale);
+  });
+  return output;
+}
+
+Variable cast(Tape& tape, const Variable& x, DType dtype) {
+  if (x.dtype() == dtype)
+    return x;
+  Tensor y(x.shape(), dtype);
+  kernels::cast(x.value(), y);
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [x = x.grad_ref()](Tensor& dy) { x.give(std::move(dy)); });
+  return output;
+}
+
+namespace {
+
+float element(const TensorView& x, int64_t i) {
+  return x.dtype() == DType::kFloat32 ? x.data<const float>()[i]
+                                      : static_cast<float>(x.data<const BFloat16>()[i]);
+}
+
+void store_element(const TensorView& x, int64_t i, float value) {
+  if (x.dtype() == DType::kFloat32)
+    x.data<float>()[i] = value;
+  else
+    x.data<BFloat16>()[i] = BFloat16(value);
+}
+
+// slot (+)= a * b; b may be one row against a's rows.
+void multiply_into(const TensorView& a, const TensorView& b, const GradSlot& slot) {
+  const int64_t width = b.numel();
+  for (int64_t i = 0; i < a.numel(); ++i) {
+    const float base = slot.accumulate == Accumulate::kYes ? element(slot.grad, i) : 0.0f;
+    store_element(slot.grad, i, base + element(a, i) * element(b, i % width));
+  }
+}
+
+}  // namespace
+
+Variable mul(Tape& tape, const Variable& a, const Variable& b) {
+  const bool row = b.shape().ndim() < a.shape().ndim();
+  SHARDTUNE_ASSERT(row ? b.numel() == a.dim(a.shape().ndim() - 1) : b.shape() == a.shape());
+  Tensor product(a.shape(), a.dtype());
+  multiply_into(a.value(), b.value(), {product.view(), Accumulate::kNo});
+  Variable output = tape.result(std::move(product), {a, b});
+  tape.record(output, [a, b, row](Tensor& dy) {
+    if (a.requires_grad())
+      multiply_into(dy, b.value(), a.grad_ref().slot());
+    if (!b.requires_grad())
+      return;
+    if (!row) {
+      multiply_into(dy, a.value(), b.grad_ref().slot());
+      return;
+    }
+    Tensor products(dy.shape(), DType::kFloat32);
+    multiply_into(dy, a.value(), {products.view(), Accumulate::kNo});
+    const GradSlot slot = b.grad_ref().slot();
+    const int64_t width = b.numel();
+    kernels::sum_rows(products.view().reshaped({products.numel() / width, width}), slot.grad,
+                      slot.accumulate);
+  });
+  return output;
+}
+
+Variable activate(Tape& tape, kernels::Activation activation, const Variable& x) {
+  Tensor y(x.shape(), x.dtype());
+  kernels::activate(activation, x.value(), y);
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [activation, x](Tensor& dy) {
+    const GradSlot slot = x.grad_ref().slot();
+    kernels::activate_backward(activation, x.value(), dy, slot.grad, slot.accumulate);
+  });
+  return output;
+}
+
+Variable dropout(Tape& tape, const Variable& x, float p, uint64_t seed,
+                 std::shared_ptr<const DropoutTokens> tokens) {
+  const auto key = [seed](const DropoutTokens& t) {
+    return kernels::DropoutKey{seed, t.sample_of_token, t.index_in_sample};
+  };
+  Tensor y(x.shape(), x.dtype());
+  kernels::dropout(x.value(), p, key(*tokens), y, Accumulate::kNo);
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [x = x.grad_ref(), p, key, tokens](Tensor& dy) {
+    const GradSlot slot = x.slot();
+    kernels::dropout(dy, p, key(*tokens), slot.grad, slot.accumulate);
+  });
+  return output;
+}
+
+Variable rms_norm(Tape& tape, const Variable& x, const RmsNormOptions& options) {
+  Tensor y(x.shape(), options.dtype);
+  auto rstd = std::make_shared<Tensor>(Shape{x.dim(0)}, DType::kFloat32);
+  kernels::rms_norm(x.value(), tape.store().value(options.weight), options.eps, y, rstd->view());
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [&tape, x, rstd, weight = options.weight](Tensor& dy) {
+    const GradSlot slot = x.grad_ref().slot();
+    kernels::RmsNormBackward args{dy,   x.value(), tape.store().value(weight), rstd->view(),
+                                  slot.grad, {}};
+    kernels::rms_norm_backward(args, slot.accumulate);
+  });
+  return output;
+}
+
+Variable rope(Tape& tape, const Variable& x, const kernels::RopeArgs& args) {
+  kernels::rope(x.value(), args, kernels::RopeDirection::kForward);
+  Variable output = tape.result_in_place(x, {x});
+  tape.record(output, [x = x.grad_ref(), args](Tensor& dy) {
+    kernels::rope(dy, args, kernels::RopeDirection::kInverse);
+    x.give(std::move(dy));
+  });
+  return output;
+}
+
+namespace {
+
+kernels::AttentionForward attention_args(const AttentionInputs& inputs,
+                                         const kernels::AttentionShape& shape) {
+  kernels::AttentionForward args;
+  args.shape = shape;
+  args.sample_offsets = inputs.sample_offsets;
+  args.q = inputs.q.value();
+  args.k = inputs.k.value();
+  args.v = inputs.v.value();
+  if (inputs.prefix_k.defined()) {
+    args.prefix_k = inputs.prefix_k.value();
+    args.prefix_v = inputs.prefix_v.value();
+  }
+  return args;
+}
+
+// Hands a whole gradient to an input that wants one.
+void give(const Variable& input, Tensor&& gradient) {
+  if (input.defined() && input.requires_grad())
+    input.grad_ref().give(std::move(gradient));
+}
+
+void attention_go_back(const AttentionInputs& inputs, const kernels::AttentionForward& forward,
+                       const Tensor& dout) {
+  kernels::AttentionBackward args;
+  args.forward = forward;
+  Tensor converted;
+  args.dout = in_dtype(dout, forward.q.dtype(), converted);
+  Tensor dq(forward.q.shape(), forward.q.dtype());
+  Tensor dk(forward.k.shape(), forward.k.dtype());
+  Tensor dv(forward.v.shape(), forward.v.dtype());
+  args.dq = dq.view();
+  args.dk = dk.view();
+  args.dv = dv.view();
+  Tensor dprefix_k;
+  Tensor dprefix_v;
+  if (!forward.prefix_k.empty()) {
+    dprefix_k = Tensor(forward.prefix_k.shape(), DType::kFloat32);
+    dprefix_v = Tensor(forward.prefix_v.shape(), DType::kFloat32);
+    args.dprefix_k = dprefix_k.view();
+    args.dprefix_v = dprefix_v.view();
+  }
+  kernels::attention_backward(args);
+  give(inputs.q, std::move(dq));
+  give(inputs.k, std::move(dk));
+  give(inputs.v, std::move(dv));
+  if (!forward.prefix_k.empty()) {
+    give(inputs.prefix_k, std::move(dprefix_k));
+    give(inputs.prefix_v, std::move(dprefix_v));
+  }
+}
+
+}  // namespace
+
+Variable attention(Tape& tape, const AttentionInputs& inputs,
+                   const kernels::AttentionShape& shape) {
+  kernels::AttentionForward args = attention_args(inputs, shape);
+  Tensor out(args.q.shape(), args.q.dtype());
+  auto lse = std::make_shared<Tensor>(Shape{args.q.dim(0), shape.num_heads}, DType::kFloat32);
+  args.out = out.view();
+  args.lse = lse->view();
+  kernels::attention(args);
+  std::initializer_list<Variable> all = {inputs.q, inputs.k, inputs.v, inputs.prefix_k,
+                                         inputs.prefix_v};
+  Variable output = tape.result(std::move(out), all, args.q.dtype());
+  // Backward reads the output, so it is saved; a record's own Variable would keep itself alive.
+  tape.record(output, [inputs, shape, lse, value = output.without_grad()](Tensor& dout) {
+    kernels::AttentionForward forward = attention_args(inputs, shape);
+    forward.out = value.value();
+    forward.lse = lse->view();
+    attention_go_back(inputs, forward, dout);
+  });
+  return output;
+}
+
+Variable swiglu(Tape& tape, const Variable& gate, const Variable& up) {
+  Tensor out(gate.shape(), gate.dtype());
+  kernels::swiglu(gate.value(), up.value(), out);
+  Variable output = tape.result(std::move(out), {gate, up}, gate.dtype());
+  tape.record(output, [gate, up](Tensor& dout) {
+    Tensor dgate(gate.shape(), gate.dtype());
+    Tensor dup(up.shape(), up.dtype());
+    kernels::swiglu_backward({dout, gate.value(), up.value(), dgate, dup});
+    give(gate, std::move(dgate));
+    give(up, std::move(dup));
+  });
+  return output;
+}
+
+Variable linear(Tape& tape, const Variable& x, ParameterId weight) {
+  const Variable parameter = tape.parameter(weight);
+  const TensorView w = weight_in(tape, weight, x.dtype());
+  Tensor y(Shape{x.dim(0), w.dim(0)}, x.dtype());
+  kernels::gemm(x.value(), w, Transpose::kYes, y, Accumulate::kNo);
+  Variable output = tape.result(std::move(y), {x, parameter}, x.dtype());
+  tape.record(output, [&tape, x, weight, parameter = parameter.grad_ref()](Tensor& dy) {
+    Tensor converted;
+    const TensorView dy_in = in_dtype(dy, x.dtype(), converted);
+    const GradSlot dw = parameter.slot();
+    kernels::gemm_over_tokens(dy_in, x.value(), dw.grad, dw.accumulate);
+    if (!x.requires_grad())
+      return;
+    const GradSlot dx = x.grad_ref().slot();
+    kernels::gemm(dy_in, weight_in(tape, weight, x.dtype()), Transpose::kNo, dx.grad,
+                  dx.accumulate);
+  });
+  return output;
+}
+
+Variable add_bias(Tape& tape, const Variable& y, ParameterId bias) {
+  const Variable parameter = tape.parameter(bias);
+  kernels::add_bias(tape.store().value(bias), y.value());
+  Variable output = tape.result_in_place(y, {y, parameter});
+  tape.record(output, [y = y.grad_ref(), parameter = parameter.grad_ref()](Tensor& dy) {
+    const GradSlot slot = parameter.slot();
+    kernels::sum_rows(dy, slot.grad, slot.accumulate);
+    if (y.wanted())
+      y.give(std::move(dy));
+  });
+  return output;
+}
+
+Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update) {
+  const Variable a = tape.parameter(update.lora_A);
+  const Variable b = tape.parameter(update.lora_B);
+  const DType dtype = x.dtype();
+  const int64_t rank = a.dim(0);
+  auto u = std::make_shared<Tensor>(Shape{x.dim(0), rank}, dtype);
+  kernels::gemm(x.value(), weight_in(tape, update.lora_A, dtype), Transpose::kYes, *u,
+                Accumulate::kNo);
+  kernels::gemm(*u, weight_in(tape, update.lora_B, dtype), Transpose::kYes, y.value(),
+                Accumulate::kYes, update.scale);
+  Variable output = tape.result_in_place(y, {y, x, a, b});
+  tape.record(output, [&tape, x, y = y.grad_ref(), a = a.grad_ref(), b = b.grad_ref(), u, update,
+                       dtype](Tensor& dy) {
+    Tensor converted;
+    const TensorView dy_in = in_dtype(dy, dtype, converted);
+    const GradSlot db = b.slot();
+    kernels::gemm_over_tokens(dy_in, *u, db.grad, db.accumulate, update.scale);
+    Tensor du(u->shape(), dtype);
+    kernels::gemm(dy_in, weight_in(tape, update.lora_B, dtype), Transpose::kNo, du,
+                  Accumulate::kNo, update.scale);
+    const GradSlot da = a.slot();
+    kernels::gemm_over_tokens(du, x.value(), da.grad, da.accumulate);
+    if (x.requires_grad()) {
+      const GradSlot dx = x.grad_ref().slot();
+      kernels::gemm(du, weight_in(tape, update.lora_A, dtype), Transpose::kNo, dx.grad,
+                    dx.accumulate);
+    }
+    if (y.wanted())
+      y.give(std::move(dy));
+  });
+  return output;
+}
+
+}  // namespace shardtune::autograd
