@@ -1,0 +1,53 @@
+// Evaluation: mean negative log-likelihood per trained token, and exact match of greedy answers.
+// Sums are taken per micro-batch in a fixed order, so the result has the same bits on any number of
+// ranks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/chat_template.h"
+#include "data/dataset.h"
+#include "data/tokenizer.h"
+#include "models/model.h"
+#include "parallel/communicator.h"
+
+namespace shardtune::trainer {
+
+struct EvaluateOptions {
+  std::vector<models::Hooks*> hooks;  // the adapter, if any
+  /// Tokens of one micro-batch; part of what fixes the bits.
+  int64_t max_tokens = 2048;
+  int64_t max_new_tokens = 256;                               // of an answer (exact match)
+  int64_t batch_size = 16;                                    // answers decoded together
+  std::function<void(int64_t done, int64_t total)> progress;  // samples; may be empty
+};
+
+struct LossResult {
+  double loss = 0.0;        // mean over trained tokens
+  double perplexity = 0.0;  // exp(loss)
+  int64_t num_tokens = 0;   // trained tokens
+  int64_t num_samples = 0;
+};
+
+/// Collective: micro-batch m runs on rank m mod world_size; every rank gets the result.
+/// Errors  NonFiniteError: a loss that is NaN or infinite, naming the sample's file and line
+LossResult evaluate_loss(models::Model& model, const data::Dataset& dataset,
+                         parallel::Communicator& comm, const EvaluateOptions& options);
+
+struct ExactMatchResult {
+  double exact_match = 0.0;  // share of answers equal to the expected text
+  int64_t num_samples = 0;
+  int64_t num_matches = 0;
+  std::vector<std::string> answers;  // in order of samples
+};
+
+/// Generates greedily from each record's prompt and compares texts, white space at the ends apart.
+/// One rank, single process. Records without an answer (plain text) are a DataError.
+ExactMatchResult evaluate_exact_match(models::Model& model, const data::Tokenizer& tokenizer,
+                                      const data::ChatTemplate* chat, const data::Dataset& dataset,
+                                      const EvaluateOptions& options);
+
+}  // namespace shardtune::trainer

@@ -1,0 +1,58 @@
+// The main job: fine-tuning by a configuration, on one process or on every rank of a communicator.
+// The run directory (checkpoint.output_dir) gets resolved_config.yaml, train.log, metrics.jsonl,
+// checkpoint-<step>/ and, at the end, adapter/.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/error.h"
+#include "parallel/communicator.h"
+#include "trainer/config.h"
+
+namespace shardtune::trainer {
+
+enum class ResumeMode {
+  kAuto,   // from the newest checkpoint of output_dir that is whole, else from the start
+  kNever,  // from the start; an output_dir that holds a run is an error
+  kPath,   // from exactly this checkpoint folder
+};
+
+struct TrainOptions {
+  ResumeMode resume = ResumeMode::kAuto;
+  std::string resume_path;  // of kPath
+  /// Program version, instruction set and library versions; all ranks must have the same.
+  std::string identity;
+  /// Stop after the checks, the plan and the memory table: no weights loaded, nothing written.
+  bool dry_run = false;
+  /// Catch USR1, TERM and INT while training. Off for ranks that are threads of a test.
+  bool catch_signals = true;
+};
+
+struct TrainResult {
+  /// kOk, or kCannotWrite: training ended well, but a checkpoint could not be saved on the way.
+  ExitCode exit_code = ExitCode::kOk;
+  int64_t steps = 0;          // optimizer steps done, counted from the start of the run
+  int64_t total_steps = 0;    // of the schedule
+  int64_t resumed_from = -1;  // step of the checkpoint, -1 when from the start
+  bool finished = false;      // false: stopped by stop_at_step, or a dry run
+  double final_loss = 0.0;    // of the last step
+  double eval_loss = 0.0;     // of the last evaluation, when has_eval
+  bool has_eval = false;
+  double tokens_per_second = 0.0;  // mean over the steps of this process, without start-up
+  int64_t peak_rss_bytes = 0;      // the largest of all ranks
+  std::string adapter_folder;      // "" when not finished
+};
+
+/// "auto", "never" or a path, as --resume takes it.
+void parse_resume(const std::string& text, TrainOptions& options);
+
+/// Runs the job. Collective: every rank calls it with the same arguments.
+/// Errors  PreemptedError: stopped by a signal after saving; NonFiniteError: NaN or infinity in
+/// loss
+///         or gradient, nothing updated; WriteError: output_dir cannot be written or is in use;
+///         RankMismatchError: ranks of different config, version or machine; all those of inputs
+TrainResult train(const RunConfig& config, parallel::Communicator& comm,
+                  const TrainOptions& options);
+
+}  // namespace shardtune::trainer
