@@ -8,8 +8,8 @@
 #include <variant>
 #include <vector>
 
-#include "io/tensor_source.h"
 #include "io/file.h"
+#include "io/tensor_source.h"
 
 namespace shardtune::io {
 

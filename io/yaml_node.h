@@ -64,7 +64,8 @@ class YamlNode {
   double number_or(std::string_view key, double otherwise, NumberRange range) const;
   std::optional<double> number(std::string_view key, NumberRange range) const;
   bool boolean_or(std::string_view key, bool otherwise) const;
-  std::vector<std::string> strings_or(std::string_view key, std::vector<std::string> otherwise) const;
+  std::vector<std::string> strings_or(std::string_view key,
+                                      std::vector<std::string> otherwise) const;
   std::vector<double> numbers_or(std::string_view key, std::vector<double> otherwise,
                                  NumberRange range) const;
   /// One of `choices`; the message lists them with the nearest one.

@@ -1,0 +1,21 @@
+// The part of a GGUF file before its tensor data, parsed and checked.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+
+#include "io/gguf.h"
+#include "io/tensor_table.h"
+
+namespace shardtune::io {
+
+struct GgufContents {
+  std::map<std::string, GgufValue, std::less<>> metadata;
+  TensorTable tensors;
+};
+
+/// DataError "name: byte N: ..." for anything the format forbids.
+GgufContents parse_gguf(const std::string& name, std::span<const std::byte> bytes);
+
+}  // namespace shardtune::io
