@@ -1,0 +1,22 @@
+// An adapter as PEFT 0.21.2 loads it: adapter_config.json, adapter_model.safetensors (fp32, keys
+// "base_model.model.<name>"), README.md; and beside them shardtune.json.
+#pragma once
+
+#include <filesystem>
+
+#include "adapters/adapter.h"
+#include "core/parameter_store.h"
+#include "export/output_folder.h"
+#include "export/provenance.h"
+
+namespace shardtune::exporting {
+
+/// Writes the folder through a partial one: files are fsynced, read back and compared, then the
+/// folder is renamed. One rank calls it; at stages 0-2 every rank holds the values.
+/// Errors  WriteError: not writable, disk full; ConfigError: the folder is in use (kRefuse);
+///         NonFiniteError: NaN or infinity in a tensor; CorruptBlockError: read back different
+void write_peft_adapter(const adapters::Adapter& adapter, ParameterStore& store,
+                        const std::filesystem::path& folder, const Provenance& provenance,
+                        Existing existing);
+
+}  // namespace shardtune::exporting
