@@ -12,9 +12,9 @@ namespace shardtune::kernels {
 
 /// Running state of R rows. Start with reset().
 struct SoftmaxStats {
-  Tensor max;           // [R] f32
-  Tensor sum;           // [R] f32, of exp(logit - max)
-  Tensor label_logit;   // [R] f32
+  Tensor max;          // [R] f32
+  Tensor sum;          // [R] f32, of exp(logit - max)
+  Tensor label_logit;  // [R] f32
   explicit SoftmaxStats(int64_t rows);
 };
 
@@ -24,9 +24,8 @@ void softmax_stats_merge(const TensorView& logits, int64_t first, std::span<cons
 /// losses[r] = log(sum) + max - label_logit, f32.
 void cross_entropy_losses(const SoftmaxStats& stats, std::span<float> losses);
 /// dlogits [R,Vc] = scale * (softmax - one_hot(label)), f32 or bf16, may alias an f32 logits.
-void cross_entropy_dlogits(const TensorView& logits, int64_t first,
-                           std::span<const int32_t> labels, const SoftmaxStats& stats, float scale,
-                           const TensorView& dlogits);
+void cross_entropy_dlogits(const TensorView& logits, int64_t first, std::span<const int32_t> labels,
+                           const SoftmaxStats& stats, float scale, const TensorView& dlogits);
 /// Sum in fp64 in index order, for losses.
 double sum_in_order(std::span<const float> values);
 /// Index of the largest value of each row of logits [R,V] (the first among equals).

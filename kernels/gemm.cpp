@@ -1,0 +1,165 @@
+#include "kernels/gemm.h"
+
+#include <algorithm>
+
+#include "core/parallel_for.h"
+#include "kernels/checks.h"
+#include "kernels/elementwise.h"
+#include "kernels/gemm_onednn.h"
+
+namespace shardtune::kernels {
+
+namespace {
+// Cuts of the output. They depend on the shape alone, so that a row has the same bits at any number
+// of threads; each block is one single-threaded product.
+struct Cut {
+  int64_t rows, columns;
+};
+
+Cut choose_cut(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kBlockRows = 256;  // repacking b costs a call about 1/rows of its work
+  constexpr int64_t kBlockColumns = 768;
+  if (m > kBlockRows / 2)
+    return {kBlockRows, n > 2 * kBlockColumns ? kBlockColumns : n};
+  // Few rows: bound by reading b, so only columns are cut, 256 KiB of b at least.
+  const int64_t columns = std::max<int64_t>(64, round_up(65536 / std::max<int64_t>(k, 1), 32));
+  return {m, std::min(n, columns)};
+}
+
+void clear_or_keep(const TensorView& c, Accumulate accumulate) {
+  if (accumulate == Accumulate::kNo)
+    std::fill_n(static_cast<std::byte*>(c.raw()), c.num_bytes(), std::byte{0});
+}
+
+ProductSpec whole_product(const TensorView& a, const TensorView& b, Transpose transpose_b,
+                          const TensorView& c) {
+  ProductSpec spec;
+  spec.m = c.dim(0);
+  spec.n = c.dim(1);
+  spec.k = a.dim(1);
+  spec.a_row_stride = spec.k;
+  spec.b_row_stride = transpose_b == Transpose::kYes ? 1 : spec.n;
+  spec.b_column_stride = transpose_b == Transpose::kYes ? spec.k : 1;
+  spec.c_row_stride = spec.n;
+  spec.input_dtype = a.dtype();
+  spec.output_dtype = c.dtype();
+  return spec;
+}
+
+const std::byte* offset(const void* data, DType dtype, int64_t elements) {
+  return static_cast<const std::byte*>(data) + elements * size_of(dtype);
+}
+
+void run_blocks(const ProductSpec& whole, const void* a, const void* b, void* c) {
+  const Cut cut = choose_cut(whole.m, whole.n, whole.k);
+  const int64_t column_blocks = ceil_div(whole.n, cut.columns);
+  parallel_tasks(ceil_div(whole.m, cut.rows) * column_blocks, [&](int64_t task) {
+    const int64_t row = task / column_blocks * cut.rows;
+    const int64_t column = task % column_blocks * cut.columns;
+    ProductSpec spec = whole;
+    spec.m = std::min(cut.rows, whole.m - row);
+    spec.n = std::min(cut.columns, whole.n - column);
+    run_product(
+        spec, offset(a, spec.input_dtype, row * spec.a_row_stride),
+        offset(b, spec.input_dtype, column * spec.b_column_stride),
+        const_cast<std::byte*>(offset(c, spec.output_dtype, row * spec.c_row_stride + column)));
+  });
+}
+
+Tensor to_float32(const TensorView& x) {
+  Tensor result(x.shape(), DType::kFloat32);
+  cast(x, result);
+  return result;
+}
+
+// Blocks of a token product: each is summed chunk by chunk by one thread.
+constexpr int64_t kTokenProductRows = 512;
+constexpr int64_t kTokenProductColumns = 256;
+
+// Without bf16 instructions the product runs in f32 on converted inputs; a bf16 output is rounded
+// once, after the addition.
+void gemm_in_float32(const TensorView& a, const TensorView& b, Transpose transpose_b,
+                     const TensorView& c, Accumulate accumulate, float scale) {
+  const bool convert_inputs = a.dtype() != DType::kFloat32;
+  const Tensor a_f32 = convert_inputs ? to_float32(a) : Tensor();
+  const Tensor b_f32 = convert_inputs ? to_float32(b) : Tensor();
+  const TensorView& a_view = convert_inputs ? a_f32.view() : a;
+  const TensorView& b_view = convert_inputs ? b_f32.view() : b;
+  if (c.dtype() == DType::kFloat32)
+    return gemm(a_view, b_view, transpose_b, c, accumulate, scale);
+  const Tensor product(c.shape(), DType::kFloat32);
+  gemm(a_view, b_view, transpose_b, product, Accumulate::kNo, scale);
+  copy_scaled(product, c, accumulate);
+}
+}  // namespace
+
+void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const TensorView& c,
+          Accumulate accumulate, float scale) {
+  if (c.shape().ndim() != 2)
+    fail_argument("gemm", "c", c, "a matrix");
+  if (a.shape().ndim() != 2)
+    fail_argument("gemm", "a", a, "a matrix");
+  const int64_t m = c.dim(0), n = c.dim(1), k = a.dim(1);
+  check_float("gemm", "c", c);
+  check_matrix("gemm", "a", a, m, k);
+  if (transpose_b == Transpose::kYes)
+    check_matrix("gemm", "b", b, n, k);
+  else
+    check_matrix("gemm", "b", b, k, n);
+  check_same_dtype("gemm", "b", b, a.dtype());
+  if (m == 0 || n == 0)
+    return;
+  if (k == 0)
+    return clear_or_keep(c, accumulate);
+  const bool mixed = a.dtype() == DType::kFloat32 && c.dtype() == DType::kBFloat16;
+  if (mixed || (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16()))
+    return gemm_in_float32(a, b, transpose_b, c, accumulate, scale);
+  ProductSpec spec = whole_product(a, b, transpose_b, c);
+  spec.accumulate = accumulate;
+  spec.scale = scale;
+  run_blocks(spec, a.raw(), b.raw(), c.raw());
+}
+
+void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorView& out,
+                      Accumulate accumulate, float scale) {
+  if (dy.shape().ndim() != 2 || x.shape().ndim() != 2)
+    fail_argument("gemm_over_tokens", "dy, x", dy, "matrices");
+  const int64_t tokens = dy.dim(0), n = dy.dim(1), k = x.dim(1);
+  check_matrix("gemm_over_tokens", "dy", dy, tokens, n);
+  check_matrix("gemm_over_tokens", "x", x, tokens, k);
+  check_same_dtype("gemm_over_tokens", "x", x, dy.dtype());
+  check_matrix("gemm_over_tokens", "out", out, n, k);
+  check_same_dtype("gemm_over_tokens", "out", out, DType::kFloat32);
+  if (n == 0 || k == 0)
+    return;
+  if (tokens == 0)
+    return clear_or_keep(out, accumulate);
+  if (dy.dtype() == DType::kBFloat16 && !has_fast_bfloat16())
+    return gemm_over_tokens(to_float32(dy), to_float32(x), out, accumulate, scale);
+
+  ProductSpec whole;
+  whole.a_row_stride = 1;
+  whole.a_column_stride = n;
+  whole.b_row_stride = k;
+  whole.c_row_stride = k;
+  whole.input_dtype = dy.dtype();
+  whole.scale = scale;
+  const int64_t columns = n <= 64 ? kTokenProductColumns / 2 : kTokenProductColumns;
+  const int64_t column_blocks = ceil_div(k, columns);
+  parallel_tasks(ceil_div(n, kTokenProductRows) * column_blocks, [&](int64_t task) {
+    const int64_t row = task / column_blocks * kTokenProductRows;
+    const int64_t column = task % column_blocks * columns;
+    ProductSpec spec = whole;
+    spec.m = std::min(kTokenProductRows, n - row);
+    spec.n = std::min(columns, k - column);
+    for (int64_t token = 0; token < tokens; token += kTokenChunk) {
+      spec.k = std::min(kTokenChunk, tokens - token);
+      spec.accumulate = token == 0 ? accumulate : Accumulate::kYes;
+      run_product(spec, offset(dy.raw(), dy.dtype(), token * n + row),
+                  offset(x.raw(), x.dtype(), token * k + column),
+                  out.data<float>() + row * k + column);
+    }
+  });
+}
+
+}  // namespace shardtune::kernels
