@@ -74,7 +74,8 @@ class Json {
 
   /// "null", "boolean", "integer", "number", "string", "array", "object".
   std::string_view type_name() const;
-  /// JSON text; indent < 0 is one line. Doubles print as the shortest text that reads back.
+  /// JSON text; indent < 0 is one line without spaces. Doubles print as the shortest text that
+  /// reads back.
   std::string dump(int indent = -1) const;
 
  private:

@@ -51,6 +51,10 @@ class JsonWriter {
       const auto byte = static_cast<unsigned char>(c);
       if (c == '"' || c == '\\')
         text_ += {'\\', c};
+      else if (c == '\b')
+        text_ += "\\b";
+      else if (c == '\f')
+        text_ += "\\f";
       else if (c == '\n')
         text_ += "\\n";
       else if (c == '\r')
@@ -74,7 +78,7 @@ class JsonWriter {
 
   void separator(bool first) {
     if (!first)
-      text_ += indent_ < 0 ? ", " : ",";
+      text_ += ',';
     line();
   }
 
@@ -97,7 +101,7 @@ class JsonWriter {
     for (const Json::Member& member : members) {
       separator(&member == members.data());
       string(member.first);
-      text_ += ": ";
+      text_ += indent_ < 0 ? ":" : ": ";
       value(member.second);
     }
     --depth_;
