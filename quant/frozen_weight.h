@@ -1,7 +1,7 @@
 // The frozen base behind one interface (DESIGN section 8.6): adapters and models see products and
-// rows, never a format. A weight is always [out, in]. Its bytes live in the ParameterStore as opaque
-// components (codes, absmax, ...), valid while the unit is leased, so that every format can be
-// sharded, gathered and offloaded in the same way.
+// rows, never a format. A weight is always [out, in]. Its bytes live in the ParameterStore as
+// opaque components (codes, absmax, ...), valid while the unit is leased, so that every format can
+// be sharded, gathered and offloaded in the same way.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,9 @@ class FrozenWeight {
   /// Store ids of the components, in order of declaration.
   virtual std::vector<ParameterId> components() const = 0;
 
-  /// Reads, encodes and publishes the weight. All ranks call it in the same order; only the
-  /// publisher of the first component asks `rows`.
+  /// Reads, encodes and publishes the weight. All ranks call it in the same order; only a rank that
+  /// publishes one of the components asks `rows`, in ascending slabs of about 4 MiB.
+  /// Errors  NonFiniteError: a NaN or an infinity among the values (name, row, column)
   virtual void load(const RowSource& rows) = 0;
 
   /// y [T,out] (+)= x [T,in] W^T. Dtypes  x f32 | bf16 (the compute dtype); y f32 | bf16
@@ -82,7 +83,7 @@ class FrozenWeight {
   int64_t in_features_ = 0;
 };
 
-/// What `quantization:` of the configuration says.
+/// What `quantization:` of the configuration says. block_size and double_quant concern nf4 only.
 struct QuantizationOptions {
   std::string method = "none";  // none | nf4 | int8
   int64_t block_size = 64;      // values per absmax (nf4)
@@ -102,6 +103,8 @@ struct FrozenWeightRequest {
 using FrozenWeightFactory = std::unique_ptr<FrozenWeight> (*)(const FrozenWeightRequest& request,
                                                               const QuantizationOptions& options);
 /// "none" (dense), "nf4", "int8".
+/// Errors  ConfigError: unknown method, block_size not a power of two in [32, 4096]
+///         ArgumentError: no store, an extent below 1, compute neither f32 nor bf16
 const Registry<FrozenWeightFactory>& frozen_formats();
 std::unique_ptr<FrozenWeight> make_frozen_weight(const FrozenWeightRequest& request,
                                                  const QuantizationOptions& options);

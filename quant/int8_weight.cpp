@@ -1,0 +1,106 @@
+// The int8 weight: codes [out, in] and the absmax of each row.
+#include <algorithm>
+
+#include "core/parallel_for.h"
+#include "quant/formats.h"
+#include "quant/int8.h"
+#include "quant/quantized_weight.h"
+#include "quant/weight_checks.h"
+
+namespace shardtune::quant {
+
+namespace {
+
+class Int8Weight final : public QuantizedWeight {
+ public:
+  explicit Int8Weight(const FrozenWeightRequest& request)
+      : QuantizedWeight({request.name, request.unit, request.out_features, request.in_features}),
+        store_(request.store) {
+    codes_ = store_->declare({request.name + ".codes", request.unit, ParameterKind::kFrozen,
+                              DType::kInt8, Shape{request.out_features, request.in_features}});
+    absmax_ = store_->declare({request.name + ".absmax", request.unit, ParameterKind::kFrozen,
+                               DType::kFloat32, Shape{request.out_features}});
+  }
+
+  std::string_view format() const override { return "int8"; }
+  std::vector<ParameterId> components() const override { return {codes_, absmax_}; }
+
+  void load(const RowSource& rows) override;
+  void rows(std::span<const int32_t> ids, const TensorView& out) const override;
+  void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const override;
+
+ private:
+  struct Components {
+    std::span<const int8_t> codes;
+    std::span<const float> absmax;
+  };
+  Components resolve() const {
+    return {store_->value(codes_).span<const int8_t>(), store_->value(absmax_).span<const float>()};
+  }
+  void decode_row(const Components& components, int64_t row, const TensorView& out) const {
+    int8_dequantize_row(components.codes.subspan(row * in_features(), in_features()),
+                        components.absmax[row], out);
+  }
+
+  ParameterStore* store_;
+  ParameterId codes_{};
+  ParameterId absmax_{};
+};
+
+void Int8Weight::load(const RowSource& rows) {
+  std::vector<int8_t> codes;
+  std::vector<float> absmax;
+  if (publishes_any(*store_, components())) {
+    const int64_t columns = in_features();
+    const int64_t step = std::min(rows_per_slab(columns), out_features());
+    std::vector<float> slab(step * columns);
+    codes.resize(out_features() * columns);
+    absmax.resize(out_features());
+    for (int64_t begin = 0; begin < out_features(); begin += step) {
+      const int64_t count = std::min(step, out_features() - begin);
+      rows(begin, begin + count, slab.data());
+      const auto bad =
+          int8_quantize_rows(std::span<const float>(slab).first(count * columns), columns,
+                             std::span(codes).subspan(begin * columns, count * columns),
+                             std::span(absmax).subspan(begin, count));
+      if (bad)
+        throw_non_finite(*this, begin * columns + *bad, slab[*bad]);
+    }
+  }
+  publish_values(*store_, codes_, codes);
+  publish_values(*store_, absmax_, absmax);
+}
+
+void Int8Weight::rows(std::span<const int32_t> ids, const TensorView& out) const {
+  check_matrix(*this, "out", out, std::ssize(ids), in_features());
+  check_row_ids(*this, ids);
+  const Components components = resolve();
+  parallel_for(std::ssize(ids), rows_per_task(in_features()), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      decode_row(components, ids[i], out.rows(i, i + 1));
+  });
+}
+
+void Int8Weight::dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const {
+  check_row_range(*this, begin, end);
+  check_matrix(*this, "out", out, end - begin, in_features());
+  const Components components = resolve();
+  parallel_for(end - begin, rows_per_task(in_features()), [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r)
+      decode_row(components, begin + r, out.rows(r, r + 1));
+  });
+}
+}  // namespace
+
+std::unique_ptr<FrozenWeight> make_int8_weight(const FrozenWeightRequest& request,
+                                               const QuantizationOptions&) {
+  check_request(request);
+  return std::make_unique<Int8Weight>(request);
+}
+
+int64_t int8_weight_bytes(int64_t num_rows, int64_t num_columns) {
+  return checked_add(checked_mul(num_rows, num_columns),
+                     checked_mul(num_rows, size_of(DType::kFloat32)));
+}
+
+}  // namespace shardtune::quant

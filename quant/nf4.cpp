@@ -1,0 +1,94 @@
+#include "quant/nf4.h"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "core/checked.h"
+#include "core/parallel_for.h"
+#include "quant/nf4_kernels.h"
+
+namespace shardtune::quant {
+
+namespace {
+constexpr int64_t kValuesPerTask = 1 << 14;
+
+void check_sizes(std::span<const float> x, int64_t block_size, std::span<uint8_t> codes,
+                 std::span<float> absmax) {
+  if (!is_block_size(block_size))
+    throw ArgumentError("nf4_quantize: block_size: expected one of " + block_sizes_text() +
+                        ", found " + std::to_string(block_size));
+  const int64_t n = std::ssize(x);
+  if (std::ssize(codes) != ceil_div(n, 2) || std::ssize(absmax) != ceil_div(n, block_size))
+    throw ArgumentError("nf4_quantize: " + std::to_string(n) + " values need " +
+                        std::to_string(ceil_div(n, 2)) + " bytes of codes and " +
+                        std::to_string(ceil_div(n, block_size)) + " absmax, found " +
+                        std::to_string(codes.size()) + " and " + std::to_string(absmax.size()));
+}
+}  // namespace
+
+bool is_block_size(int64_t block_size) {
+  return block_size >= kMinBlockSize && block_size <= kMaxBlockSize &&
+         std::has_single_bit(static_cast<uint64_t>(block_size));
+}
+
+std::string block_sizes_text() {
+  std::string text;
+  for (int64_t size = kMinBlockSize; size <= kMaxBlockSize; size *= 2)
+    text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return text;
+}
+
+const std::array<float, 16>& nf4_table() {
+  static constexpr std::array<float, 16> kTable = {-1.0f,
+                                                   -0.6961928009986877f,
+                                                   -0.5250730514526367f,
+                                                   -0.39491748809814453f,
+                                                   -0.28444138169288635f,
+                                                   -0.18477343022823334f,
+                                                   -0.09105003625154495f,
+                                                   0.0f,
+                                                   0.07958029955625534f,
+                                                   0.16093020141124725f,
+                                                   0.24611230194568634f,
+                                                   0.33791524171829224f,
+                                                   0.44070982933044434f,
+                                                   0.5626170039176941f,
+                                                   0.7229568362236023f,
+                                                   1.0f};
+  return kTable;
+}
+
+const std::array<float, 15>& nf4_midpoints() {
+  static const std::array<float, 15> midpoints = [] {
+    std::array<float, 15> result{};
+    for (size_t i = 0; i < result.size(); ++i)
+      result[i] = (nf4_table()[i] + nf4_table()[i + 1]) / 2.0f;
+    return result;
+  }();
+  return midpoints;
+}
+
+std::optional<int64_t> nf4_quantize(std::span<const float> x, int64_t block_size,
+                                    std::span<uint8_t> codes, std::span<float> absmax) {
+  check_sizes(x, block_size, codes, absmax);
+  const int64_t n = std::ssize(x);
+  parallel_for(std::ssize(absmax), std::max<int64_t>(kValuesPerTask / block_size, 1),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t b = begin; b < end; ++b) {
+                   const int64_t first = b * block_size;
+                   const int64_t count = std::min(block_size, n - first);
+                   absmax[b] = nf4_quantize_block(x.data() + first, count, block_size,
+                                                  codes.data() + first / 2);
+                 }
+               });
+  for (int64_t b = 0; b < std::ssize(absmax); ++b) {
+    if (absmax[b] <= std::numeric_limits<float>::max())
+      continue;
+    const auto finite = [](float v) { return std::abs(v) <= std::numeric_limits<float>::max(); };
+    return std::find_if_not(x.begin() + b * block_size, x.end(), finite) - x.begin();
+  }
+  return std::nullopt;
+}
+
+}  // namespace shardtune::quant

@@ -1,0 +1,132 @@
+// Dequantising by byte shuffles: the 16 products table[code] * absmax of a block are made once, and
+// each byte of them is looked up for 16 codes at a time. pshufb is in the baseline, so one form
+// serves every machine and is far faster than memory.
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "quant/double_quant.h"
+#include "quant/nf4.h"
+
+namespace shardtune::quant {
+
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+using Bytes = hn::Full128<uint8_t>;
+using Halves = hn::Full128<uint16_t>;
+using BytesVec = hn::Vec<Bytes>;
+
+constexpr int64_t kVectorValues = 32;  // 16 bytes of codes
+
+uint32_t output_bits(float value, float) { return std::bit_cast<uint32_t>(value); }
+uint32_t output_bits(float value, BFloat16) { return BFloat16(value).bits; }
+
+// The products of one block, as bits of T and split into bytes for the shuffles.
+template <typename T>
+struct BlockTable {
+  HWY_ALIGN std::array<std::array<uint8_t, 16>, sizeof(T)> bytes;
+  std::array<uint32_t, 16> bits;
+
+  explicit BlockTable(float absmax) {
+    const std::array<float, 16>& table = nf4_table();
+    for (size_t c = 0; c < 16; ++c) {
+      bits[c] = output_bits(table[c] * absmax, T());
+      for (size_t k = 0; k < sizeof(T); ++k)
+        bytes[k][c] = static_cast<uint8_t>(bits[c] >> (8 * k));
+    }
+  }
+
+  T at(uint32_t code) const {
+    if constexpr (sizeof(T) == 4)
+      return std::bit_cast<float>(bits[code]);
+    else
+      return std::bit_cast<BFloat16>(static_cast<uint16_t>(bits[code]));
+  }
+};
+
+// 16 codes in order of the values to 16 outputs.
+template <typename T>
+void look_up(const BlockTable<T>& table, BytesVec codes, T* out) {
+  const Bytes d8;
+  const Halves d16;
+  auto* target = reinterpret_cast<uint8_t*>(out);
+  const auto byte = [&](size_t k) {
+    return hn::TableLookupBytes(hn::Load(d8, table.bytes[k].data()), codes);
+  };
+  const BytesVec b0 = byte(0);
+  const BytesVec b1 = byte(1);
+  const BytesVec low_01 = hn::InterleaveLower(d8, b0, b1);
+  const BytesVec high_01 = hn::InterleaveUpper(d8, b0, b1);
+  if constexpr (sizeof(T) == 2) {
+    hn::StoreU(low_01, d8, target);
+    hn::StoreU(high_01, d8, target + 16);
+  } else {
+    const BytesVec b2 = byte(2);
+    const BytesVec b3 = byte(3);
+    const auto low_23 = hn::BitCast(d16, hn::InterleaveLower(d8, b2, b3));
+    const auto high_23 = hn::BitCast(d16, hn::InterleaveUpper(d8, b2, b3));
+    const auto low = hn::BitCast(d16, low_01);
+    const auto high = hn::BitCast(d16, high_01);
+    hn::StoreU(hn::BitCast(d8, hn::InterleaveLower(d16, low, low_23)), d8, target);
+    hn::StoreU(hn::BitCast(d8, hn::InterleaveUpper(d16, low, low_23)), d8, target + 16);
+    hn::StoreU(hn::BitCast(d8, hn::InterleaveLower(d16, high, high_23)), d8, target + 32);
+    hn::StoreU(hn::BitCast(d8, hn::InterleaveUpper(d16, high, high_23)), d8, target + 48);
+  }
+}
+
+uint32_t code_at(const uint8_t* codes, int64_t i) {
+  return i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
+}
+
+// Values [begin, end) of the tensor, all of one block.
+template <typename T>
+void dequantize_in_block(const uint8_t* codes, const BlockTable<T>& table, int64_t begin,
+                         int64_t end, T* out) {
+  const Bytes d8;
+  const auto low_nibble = hn::Set(d8, 15);
+  int64_t i = begin;
+  if (i % 2 != 0 && i < end)
+    *out++ = table.at(code_at(codes, i++));
+  for (; i + kVectorValues <= end; i += kVectorValues, out += kVectorValues) {
+    const BytesVec packed = hn::LoadU(d8, codes + i / 2);
+    const BytesVec even =
+        hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(Halves(), packed))), low_nibble);
+    const BytesVec odd = hn::And(packed, low_nibble);
+    look_up(table, hn::InterleaveLower(d8, even, odd), out);
+    look_up(table, hn::InterleaveUpper(d8, even, odd), out + 16);
+  }
+  for (; i < end; ++i)
+    *out++ = table.at(code_at(codes, i));
+}
+
+template <typename T>
+void dequantize(const Nf4View& weight, int64_t begin, int64_t end, T* out) {
+  const std::array<float, 256>& map = dynamic_map(DynamicMapKind::kSigned);
+  const Nf4Absmax& source = weight.absmax;
+  int64_t i = begin;
+  while (i < end) {
+    const int64_t block = i / weight.block_size;
+    const int64_t stop = std::min(end, (block + 1) * weight.block_size);
+    const float absmax =
+        source.absmax != nullptr
+            ? source.absmax[block]
+            : dequantize_absmax(source.codes[block], source.nested_absmax[block / kNestedBlockSize],
+                                source.offset, map);
+    dequantize_in_block(weight.codes, BlockTable<T>(absmax), i, stop, out);
+    out += stop - i;
+    i = stop;
+  }
+}
+}  // namespace
+
+void nf4_dequantize(const Nf4View& weight, int64_t begin, const TensorView& out) {
+  const int64_t end = begin + out.numel();
+  if (out.dtype() == DType::kBFloat16)
+    dequantize(weight, begin, end, out.data<BFloat16>());
+  else
+    dequantize(weight, begin, end, out.data<float>());
+}
+
+}  // namespace shardtune::quant
