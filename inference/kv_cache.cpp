@@ -1,0 +1,149 @@
+#include "inference/kv_cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "core/checked.h"
+
+namespace shardtune::inference {
+namespace {
+
+std::byte* bytes_of(const TensorView& view) { return static_cast<std::byte*>(view.raw()); }
+
+void copy_rows(const TensorView& from, const TensorView& to) {
+  SHARDTUNE_ASSERT(from.num_bytes() == to.num_bytes() && from.dtype() == to.dtype());
+  std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_bytes()));
+}
+
+}  // namespace
+
+KvLayout kv_layout(const models::Model& model) {
+  const models::ModelConfig& config = model.config();
+  KvLayout layout;
+  layout.num_layers = config.num_layers;
+  layout.dtype = model.compute_dtype();
+  layout.attention.num_heads = config.num_heads;
+  layout.attention.num_kv_heads = config.num_kv_heads;
+  layout.attention.head_dim = config.head_dim;
+  layout.attention.scale =
+      static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
+  return layout;
+}
+
+TensorView SequenceKv::view(int layer, int which, int64_t rows) const {
+  SHARDTUNE_ASSERT(rows <= capacity_ && layer < layout_.num_layers);
+  const int64_t row_bytes = layout_.row_features() * size_of(layout_.dtype);
+  const int64_t offset = (layer * int64_t{2} + which) * capacity_ * row_bytes;
+  return TensorView(static_cast<void*>(bytes_of(buffer_.view()) + offset), layout_.dtype,
+                    Shape{rows, layout_.row_features()});
+}
+
+void SequenceKv::reserve(int64_t tokens) {
+  if (tokens <= capacity_)
+    return;
+  // A quarter more than asked for keeps the number of copies logarithmic in the length.
+  const int64_t wanted = std::max(tokens, capacity_ + capacity_ / 4);
+  SequenceKv grown(layout_);
+  grown.capacity_ = round_up(wanted, kBlockTokens);
+  grown.buffer_ =
+      Tensor(Shape{layout_.num_layers, 2, grown.capacity_, layout_.row_features()}, layout_.dtype);
+  for (int layer = 0; length_ > 0 && layer < layout_.num_layers; ++layer) {
+    copy_rows(keys(layer, length_), grown.keys(layer, length_));
+    copy_rows(values(layer, length_), grown.values(layer, length_));
+  }
+  buffer_ = std::move(grown.buffer_);
+  capacity_ = grown.capacity_;
+}
+
+void SequenceKv::append(int layer, const TensorView& k, const TensorView& v) {
+  const int64_t end = length_ + k.dim(0);
+  SHARDTUNE_ASSERT(end <= capacity_);
+  copy_rows(k, keys(layer, end).rows(length_, end));
+  copy_rows(v, values(layer, end).rows(length_, end));
+}
+
+void BatchKvCache::begin(std::span<SequenceKv* const> sequences,
+                         std::span<const int32_t> sample_offsets) {
+  SHARDTUNE_ASSERT(sample_offsets.size() == sequences.size() + 1);
+  sequences_ = sequences;
+  sample_offsets_ = sample_offsets;
+  for (size_t s = 0; s < sequences.size(); ++s)
+    sequences[s]->reserve(sequences[s]->length() + new_tokens(s));
+}
+
+void BatchKvCache::end() {
+  for (size_t s = 0; s < sequences_.size(); ++s)
+    sequences_[s]->advance(new_tokens(s));
+  sequences_ = {};
+  sample_offsets_ = {};
+}
+
+int64_t BatchKvCache::new_tokens(size_t sample) const {
+  return int64_t{sample_offsets_[sample + 1]} - sample_offsets_[sample];
+}
+
+int64_t BatchKvCache::past_length(int64_t sample) const {
+  return sequences_[static_cast<size_t>(sample)]->length();
+}
+
+void BatchKvCache::attend(int layer, const TensorView& q, const TensorView& k, const TensorView& v,
+                          const TensorView& out) {
+  SHARDTUNE_ASSERT(!sequences_.empty() && q.dim(0) == sample_offsets_.back());
+  bool has_single_tokens = false;
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    const int64_t begin = sample_offsets_[s];
+    const int64_t end = sample_offsets_[s + 1];
+    sequences_[s]->append(layer, k.rows(begin, end), v.rows(begin, end));
+    if (new_tokens(s) > 1)
+      attend_chunk(layer, s, q.rows(begin, end), out.rows(begin, end));
+    else
+      has_single_tokens = true;
+  }
+  if (has_single_tokens)
+    attend_single_tokens(layer, q, out);
+}
+
+// New tokens of one sequence see its cached rows as a prefix, then each other causally. One call
+// per sequence, so that its bits do not depend on who else is in the batch.
+void BatchKvCache::attend_chunk(int layer, size_t sample, const TensorView& q,
+                                const TensorView& out) const {
+  const SequenceKv& sequence = *sequences_[sample];
+  const int64_t past = sequence.length();
+  const int64_t end = past + q.dim(0);
+  const int32_t offsets[2] = {0, narrow<int32_t>(q.dim(0))};
+  kernels::AttentionForward args;
+  args.shape = layout_.attention;
+  args.sample_offsets = offsets;
+  args.q = q;
+  args.k = sequence.keys(layer, end).rows(past, end);
+  args.v = sequence.values(layer, end).rows(past, end);
+  if (past > 0) {
+    args.prefix_k = sequence.keys(layer, past);
+    args.prefix_v = sequence.values(layer, past);
+  }
+  args.out = out;
+  kernels::attention(args);
+}
+
+// Decode steps: maximal runs of samples with one new token go through one call each.
+void BatchKvCache::attend_single_tokens(int layer, const TensorView& q,
+                                        const TensorView& out) const {
+  std::vector<kernels::CachedSequence> run;
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    if (new_tokens(s) != 1)
+      continue;
+    const int64_t length = sequences_[s]->length() + 1;
+    run.push_back({sequences_[s]->keys(layer, length).raw(),
+                   sequences_[s]->values(layer, length).raw(), length});
+    if (s + 1 < sequences_.size() && new_tokens(s + 1) == 1)
+      continue;
+    const int64_t end = sample_offsets_[s + 1];
+    const int64_t begin = end - static_cast<int64_t>(run.size());
+    kernels::attention_decode(layout_.attention, run, q.rows(begin, end), out.rows(begin, end));
+    run.clear();
+  }
+}
+
+}  // namespace shardtune::inference
