@@ -30,7 +30,7 @@ struct Receive {
   std::span<std::byte> bytes;
 };
 
-enum class CallKind : uint32_t { kBarrier, kBroadcast, kAllGather, kExchange, kCheck };
+enum class CallKind : uint32_t { kBarrier, kBroadcast, kAllGather, kExchange };
 std::string_view name_of(CallKind kind);
 
 /// What a rank is about to do; the ranks compare these before data moves.
@@ -38,10 +38,13 @@ struct CallHeader {
   uint64_t sequence = 0;
   uint64_t bytes = 0;  // as the caller gave them; of an exchange: 0
   uint64_t config_word = 0;
+  uint64_t tag = 0;  // the caller's word for what this call is about
   uint32_t kind = 0;
   uint32_t dtype = 0;
-  int64_t root = -1;         // of a broadcast
-  uint64_t sent_digest = 0;  // of an exchange: commutative digest over (from, to, bytes, order)
+  int64_t root = -1;  // of a broadcast
+  // Of an exchange: commutative digests over (from, to, bytes, order). Summed over ranks they are
+  // equal when every message sent is one that is received.
+  uint64_t sent_digest = 0;
   uint64_t received_digest = 0;
 };
 
@@ -61,15 +64,17 @@ class Communicator {
   virtual std::string_view backend() const = 0;
 
   void barrier();
-  /// Copies root's bytes into every rank's; all spans have the same length.
-  void broadcast(std::span<std::byte> bytes, int root, DType dtype = DType::kUInt8);
+  /// Copies root's bytes into every rank's; all spans have the same length. `tag` here and below:
+  /// any word that must be equal on all ranks, e.g. a digest of the name of what is sent.
+  void broadcast(std::span<std::byte> bytes, int root, DType dtype = DType::kUInt8,
+                 uint64_t tag = 0);
   /// received = every rank's `sent` in rank order; received.size() == world_size * sent.size().
   void all_gather(std::span<const std::byte> sent, std::span<std::byte> received,
-                  DType dtype = DType::kUInt8);
+                  DType dtype = DType::kUInt8, uint64_t tag = 0);
   /// One round of point-to-point messages, any number per pair, matched in order; messages to
   /// oneself are copied. Every rank calls it, if only with nothing.
   void exchange(std::span<const Send> sends, std::span<const Receive> receives,
-                DType dtype = DType::kUInt8);
+                DType dtype = DType::kUInt8, uint64_t tag = 0);
 
   /// One value per rank, in rank order.
   template <typename T>
@@ -112,19 +117,21 @@ class Communicator {
   /// Messages to other ranks only.
   virtual void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) = 0;
 
-  /// "[rank 3/8] broadcast(#12, 4096 bytes, float32, root 0)".
-  std::string describe(const CallHeader& header, int rank) const;
-  /// The call that is running, for messages of the transport.
-  std::string current_call() const { return describe(current_, rank_); }
+  /// "[rank 3/8] broadcast(#12, 4096 bytes, float32, root 0, config 0)": the call that is running,
+  /// for messages of the transport.
+  std::string current_call() const;
 
  private:
   static constexpr size_t kRingSize = 64;
 
-  CallHeader next_call(CallKind kind, uint64_t bytes, DType dtype, int64_t root = -1);
-  void agree(const CallHeader& mine);
-  [[noreturn]] void throw_mismatch(const CallHeader& mine, const std::vector<CallHeader>& all);
-  void agree_exchange(std::span<const Send> sends, std::span<const Receive> receives);
-  void check_peer(int peer, std::string_view what) const;
+  /// Numbers and remembers a call, fills in what every call carries.
+  void begin_call(CallHeader call);
+  /// Compares the running call over ranks; the headers of all ranks come back.
+  std::vector<CallHeader> agree();
+  void agree_on_messages(std::span<const Send> sends, std::span<const Receive> receives);
+  [[noreturn]] void throw_message_mismatch(std::span<const Send> sends,
+                                           std::span<const Receive> receives);
+  void check_peer(int peer) const;
 
   int rank_;
   int world_size_;

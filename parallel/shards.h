@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "core/parameter_store.h"
+#include "kernels/elementwise.h"
 
 namespace shardtune::parallel {
 
-inline constexpr int64_t kShardGranule = 4096;
+inline constexpr int64_t kShardGranule = kernels::kShardGranule;
 
 /// Elements [begin, end) of one trainable; begin is a multiple of kShardGranule.
 struct ShardRange {

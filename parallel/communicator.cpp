@@ -1,0 +1,328 @@
+// The part of every communicator that does not depend on the transport: numbering calls, comparing
+// them over ranks before data moves, and the operations built from the four primitives.
+#include "parallel/communicator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "core/checked.h"
+#include "core/rng.h"
+
+namespace shardtune::parallel {
+
+namespace {
+static_assert(std::has_unique_object_representations_v<CallHeader>);
+
+CallHeader without_digests(CallHeader header) {
+  header.sent_digest = 0;
+  header.received_digest = 0;
+  return header;
+}
+
+bool same_call(const CallHeader& a, const CallHeader& b) {
+  const CallHeader x = without_digests(a);
+  const CallHeader y = without_digests(b);
+  return std::memcmp(&x, &y, sizeof(x)) == 0;
+}
+
+std::string call_text(const CallHeader& call) {
+  std::string text =
+      fmt::format("{}(#{}", name_of(static_cast<CallKind>(call.kind)), call.sequence);
+  if (call.kind != static_cast<uint32_t>(CallKind::kBarrier)) {
+    if (call.kind != static_cast<uint32_t>(CallKind::kExchange))
+      text += fmt::format(", {} bytes", call.bytes);
+    text += fmt::format(", {}", shardtune::name_of(static_cast<DType>(call.dtype)));
+  }
+  if (call.root >= 0)
+    text += fmt::format(", root {}", call.root);
+  if (call.tag != 0)
+    text += fmt::format(", tag {:x}", call.tag);
+  return text + fmt::format(", config {:x})", call.config_word);
+}
+
+// Digest of the messages of one rank; addition makes it independent of the order of peers, the
+// index per pair keeps the order within a pair.
+template <typename Message, typename Pair>
+uint64_t digest_of(std::span<const Message> messages, const Pair& pair) {
+  std::map<int, uint64_t> index;
+  uint64_t digest = 0;
+  for (const Message& message : messages) {
+    const auto [from, to] = pair(message.peer);
+    digest += mix_key(0x5348415244u, {static_cast<uint64_t>(from), static_cast<uint64_t>(to),
+                                      message.bytes.size(), index[message.peer]++});
+  }
+  return digest;
+}
+
+std::string printable(std::string_view text) {
+  constexpr size_t kMaxShown = 200;
+  std::string result;
+  for (const char c : text.substr(0, kMaxShown))
+    result += (c >= ' ' && c < 127) ? c : '?';
+  return text.size() > kMaxShown ? result + "..." : result;
+}
+}  // namespace
+
+std::string_view name_of(CallKind kind) {
+  switch (kind) {
+    case CallKind::kBarrier:
+      return "barrier";
+    case CallKind::kBroadcast:
+      return "broadcast";
+    case CallKind::kAllGather:
+      return "all_gather";
+    case CallKind::kExchange:
+      return "exchange";
+  }
+  return "unknown call";
+}
+
+Communicator::Communicator(int rank, int world_size) : rank_(rank), world_size_(world_size) {
+  SHARDTUNE_ASSERT(world_size >= 1 && rank >= 0 && rank < world_size);
+}
+
+Communicator::~Communicator() = default;
+
+void Communicator::set_host(std::string host_name, int local_rank, int local_size) {
+  host_name_ = std::move(host_name);
+  local_rank_ = local_rank;
+  local_size_ = local_size;
+}
+
+void Communicator::begin_call(CallHeader call) {
+  call.sequence = num_calls_;
+  call.config_word = config_word_;
+  current_ = call;
+  ring_[num_calls_ % kRingSize] = call;
+  ++num_calls_;
+}
+
+std::vector<CallHeader> Communicator::agree() {
+  std::vector<CallHeader> calls(static_cast<size_t>(world_size_));
+  do_all_gather(std::as_bytes(std::span(&current_, 1)), std::as_writable_bytes(std::span(calls)));
+  for (int other = 1; other < world_size_; ++other) {
+    if (same_call(calls[0], calls[other]))
+      continue;
+    throw RankMismatchError(fmt::format(
+        "[rank {}/{}] ranks make different calls: rank 0 {}, rank {} {}; expected the same call on "
+        "all ranks. Start every rank with the same program, configuration and files. Last calls "
+        "of rank {}:\n{}",
+        rank_, world_size_, call_text(calls[0]), other, call_text(calls[other]), rank_,
+        recent_calls()));
+  }
+  return calls;
+}
+
+void Communicator::agree_on_messages(std::span<const Send> sends,
+                                     std::span<const Receive> receives) {
+  const auto to_peer = [this](int peer) { return std::pair(rank_, peer); };
+  const auto from_peer = [this](int peer) { return std::pair(peer, rank_); };
+  current_.sent_digest = digest_of(sends, to_peer);
+  current_.received_digest = digest_of(receives, from_peer);
+  uint64_t difference = 0;
+  for (const CallHeader& call : agree())
+    difference += call.sent_digest - call.received_digest;
+  if (difference != 0)
+    throw_message_mismatch(sends, receives);
+}
+
+// Every rank sees the same difference and comes here, so gathering the details is safe.
+void Communicator::throw_message_mismatch(std::span<const Send> sends,
+                                          std::span<const Receive> receives) {
+  struct Traffic {
+    int64_t sent_bytes = 0;
+    int64_t sent_messages = 0;
+    int64_t received_bytes = 0;
+    int64_t received_messages = 0;
+  };
+  const auto n = static_cast<size_t>(world_size_);
+  std::vector<Traffic> mine(n);
+  for (const Send& send : sends) {
+    mine[send.peer].sent_bytes += static_cast<int64_t>(send.bytes.size());
+    ++mine[send.peer].sent_messages;
+  }
+  for (const Receive& receive : receives) {
+    mine[receive.peer].received_bytes += static_cast<int64_t>(receive.bytes.size());
+    ++mine[receive.peer].received_messages;
+  }
+  std::vector<Traffic> all(n * n);
+  do_all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
+  std::string details = "messages of other sizes in the same total";
+  for (size_t pair = 0; pair < n * n; ++pair) {
+    const size_t from = pair / n;
+    const size_t to = pair % n;
+    const Traffic& sent = all[from * n + to];
+    const Traffic& received = all[to * n + from];
+    if (sent.sent_bytes == received.received_bytes &&
+        sent.sent_messages == received.received_messages)
+      continue;
+    details = fmt::format(
+        "rank {} sends {} bytes in {} messages to rank {}, which expects {} bytes in {}", from,
+        sent.sent_bytes, sent.sent_messages, to, received.received_bytes,
+        received.received_messages);
+    break;
+  }
+  throw RankMismatchError(
+      fmt::format("{}: {}. Start every rank with the same program, configuration and files.",
+                  current_call(), details));
+}
+
+void Communicator::check_peer(int peer) const {
+  if (peer < 0 || peer >= world_size_)
+    throw ArgumentError(fmt::format("{}: expected a rank in 0..{}, found {}", current_call(),
+                                    world_size_ - 1, peer));
+}
+
+void Communicator::barrier() {
+  begin_call({.kind = static_cast<uint32_t>(CallKind::kBarrier)});
+  if (world_size_ == 1)
+    return;
+  agree();
+  do_barrier();
+}
+
+void Communicator::broadcast(std::span<std::byte> bytes, int root, DType dtype, uint64_t tag) {
+  begin_call({.bytes = bytes.size(),
+              .tag = tag,
+              .kind = static_cast<uint32_t>(CallKind::kBroadcast),
+              .dtype = static_cast<uint32_t>(dtype),
+              .root = root});
+  check_peer(root);
+  if (world_size_ == 1)
+    return;
+  agree();
+  if (!bytes.empty())
+    do_broadcast(bytes, root);
+}
+
+void Communicator::all_gather(std::span<const std::byte> sent, std::span<std::byte> received,
+                              DType dtype, uint64_t tag) {
+  begin_call({.bytes = sent.size(),
+              .tag = tag,
+              .kind = static_cast<uint32_t>(CallKind::kAllGather),
+              .dtype = static_cast<uint32_t>(dtype)});
+  if (received.size() != sent.size() * static_cast<size_t>(world_size_))
+    throw ArgumentError(fmt::format("{}: expected room for {} x {} bytes, found {}", current_call(),
+                                    world_size_, sent.size(), received.size()));
+  if (world_size_ == 1) {
+    std::copy(sent.begin(), sent.end(), received.begin());
+    return;
+  }
+  agree();
+  if (!sent.empty())
+    do_all_gather(sent, received);
+}
+
+void Communicator::exchange(std::span<const Send> sends, std::span<const Receive> receives,
+                            DType dtype, uint64_t tag) {
+  begin_call({.tag = tag,
+              .kind = static_cast<uint32_t>(CallKind::kExchange),
+              .dtype = static_cast<uint32_t>(dtype)});
+  std::vector<Send> outgoing;
+  std::vector<Receive> incoming;
+  std::vector<std::span<const std::byte>> from_self;
+  std::vector<std::span<std::byte>> to_self;
+  for (const Send& send : sends) {
+    check_peer(send.peer);
+    if (send.peer == rank_)
+      from_self.push_back(send.bytes);
+    else
+      outgoing.push_back(send);
+  }
+  for (const Receive& receive : receives) {
+    check_peer(receive.peer);
+    if (receive.peer == rank_)
+      to_self.push_back(receive.bytes);
+    else
+      incoming.push_back(receive);
+  }
+  if (!std::ranges::equal(
+          from_self, to_self, {}, [](auto span) { return span.size(); },
+          [](auto span) { return span.size(); }))
+    throw ArgumentError(current_call() + ": messages of a rank to itself differ in number or size");
+  if (world_size_ > 1) {
+    agree_on_messages(outgoing, incoming);
+    do_exchange(outgoing, incoming);
+  }
+  for (size_t i = 0; i < from_self.size(); ++i)
+    std::copy(from_self[i].begin(), from_self[i].end(), to_self[i].begin());
+}
+
+std::vector<std::vector<std::byte>> Communicator::all_gather_bytes(
+    std::span<const std::byte> bytes) {
+  const auto sizes = all_gather_value(static_cast<int64_t>(bytes.size()));
+  const int64_t longest = *std::ranges::max_element(sizes);
+  std::vector<std::byte> padded(static_cast<size_t>(longest));
+  std::ranges::copy(bytes, padded.begin());
+  std::vector<std::byte> all(static_cast<size_t>(checked_mul(longest, world_size_)));
+  all_gather(padded, all);
+  std::vector<std::vector<std::byte>> rows;
+  for (int r = 0; r < world_size_; ++r) {
+    const auto begin = all.begin() + r * longest;
+    rows.emplace_back(begin, begin + sizes[r]);
+  }
+  return rows;
+}
+
+std::vector<std::string> Communicator::all_gather_strings(std::string_view text) {
+  std::vector<std::string> result;
+  for (const auto& row : all_gather_bytes(std::as_bytes(std::span(text))))
+    result.emplace_back(reinterpret_cast<const char*>(row.data()), row.size());
+  return result;
+}
+
+int64_t Communicator::all_reduce_max(int64_t value) {
+  return std::ranges::max(all_gather_value(value));
+}
+
+int64_t Communicator::all_reduce_min(int64_t value) {
+  return std::ranges::min(all_gather_value(value));
+}
+
+int64_t Communicator::all_reduce_sum(int64_t value) {
+  int64_t sum = 0;
+  for (const int64_t term : all_gather_value(value))
+    sum = checked_add(sum, term);
+  return sum;
+}
+
+std::string Communicator::current_call() const {
+  return fmt::format("[rank {}/{}] {}", rank_, world_size_, call_text(current_));
+}
+
+std::string Communicator::recent_calls() const {
+  std::string text;
+  const uint64_t first = num_calls_ > kRingSize ? num_calls_ - kRingSize : 0;
+  for (uint64_t i = first; i < num_calls_; ++i)
+    text += "  " + call_text(ring_[i % kRingSize]) + "\n";
+  return text;
+}
+
+bool started_by_mpi() {
+  // What OpenMPI's mpirun, PMIx launchers (srun --mpi=pmix) and Hydra set for each rank.
+  return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr || std::getenv("PMIX_RANK") != nullptr ||
+         std::getenv("PMI_RANK") != nullptr;
+}
+
+std::unique_ptr<Communicator> make_communicator() {
+  return started_by_mpi() ? make_mpi_communicator() : make_single_communicator();
+}
+
+void check_same_on_all_ranks(Communicator& comm, std::string_view name, std::string_view value) {
+  const auto values = comm.all_gather_strings(value);
+  for (size_t other = 1; other < values.size(); ++other) {
+    if (values[other] == values[0])
+      continue;
+    throw RankMismatchError(fmt::format(
+        "[rank {}/{}] {}: expected the same on all ranks, found '{}' on rank 0 and '{}' on rank "
+        "{}. Start every rank with the same program, configuration and files, on equal machines.",
+        comm.rank(), comm.world_size(), name, printable(values[0]), printable(values[other]),
+        other));
+  }
+}
+
+}  // namespace shardtune::parallel

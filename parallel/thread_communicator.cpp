@@ -1,0 +1,148 @@
+// Ranks as threads: a rank shows its buffers to the group, all meet, receivers copy, all meet again
+// so that nobody reuses a buffer that is still read.
+#include "parallel/thread_communicator.h"
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace shardtune::parallel {
+
+namespace {
+class ThreadGroup {
+ public:
+  explicit ThreadGroup(int size) : shown_(static_cast<size_t>(size)), size_(size) {}
+
+  struct Shown {
+    std::span<const std::byte> sent;
+    std::span<std::byte> broadcast;
+    std::span<const Send> sends;
+  };
+  Shown& shown(int rank) { return shown_[static_cast<size_t>(rank)]; }
+
+  /// Waits for all ranks. CommError when one has failed or left: it can never come.
+  void meet(const std::string& call) {
+    std::unique_lock lock(mutex_);
+    const uint64_t generation = generation_;
+    if (++arrived_ == size_) {
+      arrived_ = 0;
+      ++generation_;
+      condition_.notify_all();
+      return;
+    }
+    condition_.wait(lock, [&] { return generation_ != generation || lost_rank_ >= 0; });
+    if (generation_ == generation)
+      throw CommError(call + ": rank " + std::to_string(lost_rank_) +
+                      " failed or left. Look for its first error.");
+  }
+
+  void lose(int rank) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (lost_rank_ < 0)
+      lost_rank_ = rank;
+    condition_.notify_all();
+  }
+
+ private:
+  std::vector<Shown> shown_;
+  int size_;
+  std::mutex mutex_;
+  std::condition_variable condition_;
+  int arrived_ = 0;
+  uint64_t generation_ = 0;
+  int lost_rank_ = -1;
+};
+
+void copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) {
+  SHARDTUNE_ASSERT(from.size() == to.size());
+  std::copy(from.begin(), from.end(), to.begin());
+}
+
+class ThreadCommunicator : public Communicator {
+ public:
+  // The ranks share the group; the last one to go frees it.
+  ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank, int world_size)
+      : Communicator(rank, world_size), group_(std::move(group)) {
+    set_host("localhost", rank, world_size);
+  }
+  ~ThreadCommunicator() override { group_->lose(rank()); }
+
+  std::string_view backend() const override { return "threads"; }
+  void abort(int exit_code) noexcept override { group_->lose(rank()); }
+
+ protected:
+  void do_barrier() override { group_->meet(current_call()); }
+
+  void do_broadcast(std::span<std::byte> bytes, int root) override {
+    group_->shown(rank()).broadcast = bytes;
+    group_->meet(current_call());
+    if (rank() != root)
+      copy_bytes(group_->shown(root).broadcast, bytes);
+    group_->meet(current_call());
+  }
+
+  void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) override {
+    group_->shown(rank()).sent = sent;
+    group_->meet(current_call());
+    for (int r = 0; r < world_size(); ++r)
+      copy_bytes(group_->shown(r).sent,
+                 received.subspan(static_cast<size_t>(r) * sent.size(), sent.size()));
+    group_->meet(current_call());
+  }
+
+  void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) override {
+    group_->shown(rank()).sends = sends;
+    group_->meet(current_call());
+    std::vector<size_t> position(static_cast<size_t>(world_size()), 0);
+    for (const Receive& receive : receives) {
+      const auto& theirs = group_->shown(receive.peer).sends;
+      size_t& i = position[static_cast<size_t>(receive.peer)];
+      while (i < theirs.size() && theirs[i].peer != rank())
+        ++i;
+      SHARDTUNE_ASSERT(i < theirs.size());
+      copy_bytes(theirs[i++].bytes, receive.bytes);
+    }
+    group_->meet(current_call());
+  }
+
+ private:
+  std::shared_ptr<ThreadGroup> group_;
+};
+}  // namespace
+
+std::vector<std::unique_ptr<Communicator>> make_thread_group(int world_size) {
+  if (world_size < 1)
+    throw ArgumentError("make_thread_group: expected at least 1 rank, found " +
+                        std::to_string(world_size));
+  const auto group = std::make_shared<ThreadGroup>(world_size);
+  std::vector<std::unique_ptr<Communicator>> ranks;
+  for (int r = 0; r < world_size; ++r)
+    ranks.push_back(std::make_unique<ThreadCommunicator>(group, r, world_size));
+  return ranks;
+}
+
+void run_on_threads(int world_size, const std::function<void(Communicator&)>& body) {
+  auto ranks = make_thread_group(world_size);
+  std::mutex mutex;
+  std::exception_ptr first;
+  std::vector<std::thread> threads;
+  for (auto& rank : ranks) {
+    threads.emplace_back([&, comm = std::move(rank)]() mutable {
+      try {
+        body(*comm);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        // The others fail only after this rank has left, so the first to come is the cause.
+        if (!first)
+          first = std::current_exception();
+      }
+      comm.reset();
+    });
+  }
+  for (std::thread& thread : threads)
+    thread.join();
+  if (first)
+    std::rethrow_exception(first);
+}
+
+}  // namespace shardtune::parallel
