@@ -11,6 +11,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/parameter_store.h"
@@ -120,6 +121,9 @@ class Tape {
   /// move from; it runs once, and not at all when no gradient arrived.
   void record(const Variable& output, std::function<void(Tensor& doutput)> backward);
 
+  /// Keeps something alive until the tape dies: tables that records point into.
+  void keep(std::shared_ptr<const void> owner) { root().kept_.push_back(std::move(owner)); }
+
   /// Runs body with the unit leased.
   void in_unit(UnitId unit, const std::function<void()>& body);
 
@@ -153,6 +157,7 @@ class Tape {
   std::map<ParameterId, Variable> parameters_;
   std::map<UnitId, int> uses_of_unit_;  // forward uses that backward has not passed yet
   std::map<UnitId, std::vector<UnitLease>> leases_;
+  std::vector<std::shared_ptr<const void>> kept_;
 };
 
 }  // namespace shardtune::autograd

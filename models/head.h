@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "autograd/tape.h"
+#include "core/token_batch.h"
 #include "models/vocabulary_table.h"
 
 namespace shardtune::models {
@@ -24,8 +25,8 @@ struct HeadLoss {
   double loss_sum = 0.0;           // negative log-likelihood summed over trained positions, fp64
   int64_t num_trained_tokens = 0;
   int64_t first_non_finite = -1;   // token whose loss is NaN or infinite, -1 when none
-  Variable hidden_grad_root;       // pass to backward with hidden_grad as its seed
-  Tensor hidden_grad;              // [T,H] f32, gradient of scale * loss_sum (when recording)
+  Tensor hidden_grad;              // [T,H] f32, gradient of scale * loss_sum (when recording): the
+                                   // seed of Tape::backward(hidden, ...)
 };
 
 /// Loss of hidden [T,H] against labels [T] (kIgnoreLabel = not trained). When the tape records, the

@@ -27,11 +27,19 @@ class KvCache {
   virtual ~KvCache() = default;
   /// Tokens of sample s already cached before this call (its first new token has this position).
   virtual int64_t past_length(int64_t sample) const = 0;
+  /// K and V rows that stand before the first token of every sequence (hook 3); called before
+  /// attend() whenever a prefix exists.
+  virtual void set_prefix(int layer, const TensorView& prefix_k, const TensorView& prefix_v) {
+    throw UnsupportedError("this key/value cache holds no prefix rows. See docs/status.md.");
+  }
   /// Appends k, v [T,Hk*D] (rotated) of `layer` for the batch's samples and computes attention of
   /// q [T,A*D] over everything cached, into out [T,A*D].
   virtual void attend(int layer, const TensorView& q, const TensorView& k, const TensorView& v,
                       const TensorView& out) = 0;
 };
+
+/// Token counts are rounded up to this in training, so that products meet few distinct shapes.
+inline constexpr int64_t kTokenPadding = 64;
 
 struct ForwardOptions {
   PassContext context;
@@ -51,7 +59,8 @@ class Model {
   virtual std::vector<BaseLinear*> linears() = 0;
   virtual UnitId layer_unit(int layer) const = 0;
 
-  /// Final-norm output [T,H] in the compute dtype for the batch's tokens (virtual tokens removed).
+  /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache
+  /// T' is T rounded up to kTokenPadding: the rows past T are padding without meaning.
   virtual Variable forward(Tape& tape, const ForwardOptions& options) = 0;
   /// The head's table (the embedding itself when tied).
   virtual const VocabularyTable& head() const = 0;

@@ -1,0 +1,216 @@
+#include "models/model_source.h"
+
+#include <filesystem>
+#include <map>
+
+#include "core/error.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+
+namespace shardtune::models {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// Row count and row length of a tensor: a vector's rows are its elements.
+struct Rows {
+  int64_t count;
+  int64_t length;
+};
+
+Rows rows_of(const std::vector<int64_t>& shape) {
+  Rows rows{1, 1};
+  if (!shape.empty())
+    rows.count = shape[0];
+  for (size_t i = 1; i < shape.size(); ++i)
+    rows.length *= shape[i];
+  return rows;
+}
+
+std::string hash_tensors(const io::TensorSource& tensors) {
+  io::Sha256 hash;
+  std::map<std::string, const io::TensorInfo*> by_name;
+  for (const io::TensorInfo& tensor : tensors.tensors())
+    by_name.emplace(tensor.name, &tensor);
+  for (const auto& [name, tensor] : by_name) {
+    std::string head = name + '\0' + tensor->dtype;
+    for (const int64_t extent : tensor->shape)
+      head += ' ' + std::to_string(extent);
+    hash.update(io::as_bytes(head + '\n'));
+    hash.update(tensors.bytes(*tensor));
+    tensors.drop(*tensor);
+  }
+  return hash.hex_digest();
+}
+
+// Shared by both formats: lookup of a file's tensor by Hugging Face name.
+class TensorsSource : public ModelSource {
+ public:
+  const ModelConfig& config() const override { return config_; }
+  const std::string& path() const override { return path_; }
+  bool has(const std::string& name) const override { return locate(name) != nullptr; }
+  std::vector<int64_t> shape(const std::string& name) const override { return need(name).shape; }
+  void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    const io::TensorInfo& tensor = need(name);
+    const Rows rows = rows_of(tensor.shape);
+    SHARDTUNE_ASSERT(begin >= 0 && begin <= end && end <= rows.count);
+    tensors().read_float32(tensor, begin * rows.length, end * rows.length, out);
+  }
+  void drop(const std::string& name) const noexcept override {
+    if (const io::TensorInfo* tensor = locate(name))
+      tensors().drop(*tensor);
+  }
+  std::string content_hash() const override { return hash_tensors(tensors()); }
+
+ protected:
+  virtual const io::TensorSource& tensors() const = 0;
+  virtual const io::TensorInfo* locate(const std::string& name) const = 0;
+
+  const io::TensorInfo& need(const std::string& name) const {
+    if (const io::TensorInfo* tensor = locate(name))
+      return *tensor;
+    throw DataError(path_ + ": tensor " + name +
+                    " is missing. The files of the model do not belong together or are incomplete.");
+  }
+
+  std::string path_;
+  ModelConfig config_;
+};
+
+class FolderSource : public TensorsSource {
+ public:
+  explicit FolderSource(const std::string& folder) {
+    path_ = folder;
+    const std::string config_path = (fs::path(folder) / "config.json").string();
+    config_ = parse_model_config(io::read_json_file(config_path), config_path);
+    tensors_ = io::open_safetensors(folder);
+  }
+  std::string folder() const override { return path_; }
+
+ protected:
+  const io::TensorSource& tensors() const override { return *tensors_; }
+  const io::TensorInfo* locate(const std::string& name) const override {
+    if (const io::TensorInfo* tensor = tensors_->find(name))
+      return tensor;
+    // A bare LlamaModel is saved without the "model." prefix.
+    if (name.starts_with("model."))
+      return tensors_->find(name.substr(6));
+    return nullptr;
+  }
+
+ private:
+  std::unique_ptr<io::TensorSource> tensors_;
+};
+
+// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"; "" when GGUF has no such name.
+std::string gguf_name(const std::string& name) {
+  static const std::map<std::string, std::string, std::less<>> kWhole = {
+      {"model.embed_tokens.weight", "token_embd.weight"},
+      {"model.norm.weight", "output_norm.weight"},
+      {"lm_head.weight", "output.weight"}};
+  static const std::map<std::string, std::string, std::less<>> kLayer = {
+      {"input_layernorm", "attn_norm"},   {"post_attention_layernorm", "ffn_norm"},
+      {"self_attn.q_proj", "attn_q"},     {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},     {"self_attn.o_proj", "attn_output"},
+      {"mlp.gate_proj", "ffn_gate"},      {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"}};
+  if (const auto whole = kWhole.find(name); whole != kWhole.end())
+    return whole->second;
+  constexpr std::string_view kPrefix = "model.layers.";
+  if (!name.starts_with(kPrefix))
+    return "";
+  const size_t index_end = name.find('.', kPrefix.size());
+  const size_t suffix = name.rfind('.');
+  if (index_end == std::string::npos || suffix <= index_end)
+    return "";
+  const auto part = kLayer.find(name.substr(index_end + 1, suffix - index_end - 1));
+  if (part == kLayer.end())
+    return "";
+  return "blk." + name.substr(kPrefix.size(), index_end - kPrefix.size()) + "." + part->second +
+         name.substr(suffix);
+}
+
+class GgufSource : public TensorsSource {
+ public:
+  explicit GgufSource(const std::string& path) : file_(io::open_gguf(path)) {
+    path_ = path;
+    config_ = parse_gguf_config(*file_);
+  }
+  std::string folder() const override { return ""; }
+
+  // llama's q and k rows stand in interleaved-pair order: file row h*D + 2*i + b holds row
+  // h*D + b*D/2 + i of Hugging Face's half-split order.
+  void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    if (!is_permuted(name)) {
+      TensorsSource::read_rows(name, begin, end, out);
+      return;
+    }
+    const io::TensorInfo& tensor = need(name);
+    const int64_t length = rows_of(tensor.shape).length;
+    const int64_t head_dim = config_.head_dim;
+    SHARDTUNE_ASSERT(tensor.shape[0] % head_dim == 0 && begin >= 0 && end <= tensor.shape[0]);
+    if (length == 1) {  // a bias: elements cannot be read one at a time from a block format
+      std::vector<float> all(static_cast<size_t>(tensor.shape[0]));
+      file_->read_float32(tensor, 0, tensor.shape[0], all.data());
+      for (int64_t row = begin; row < end; ++row)
+        out[row - begin] = all[static_cast<size_t>(file_row(row, head_dim))];
+      return;
+    }
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t source = file_row(row, head_dim);
+      file_->read_float32(tensor, source * length, (source + 1) * length,
+                          out + (row - begin) * length);
+    }
+  }
+
+ protected:
+  const io::TensorSource& tensors() const override { return *file_; }
+  const io::TensorInfo* locate(const std::string& name) const override {
+    const std::string mapped = gguf_name(name);
+    return mapped.empty() ? nullptr : file_->find(mapped);
+  }
+
+ private:
+  static bool is_permuted(const std::string& name) {
+    return name.find(".self_attn.q_proj.") != std::string::npos ||
+           name.find(".self_attn.k_proj.") != std::string::npos;
+  }
+  static int64_t file_row(int64_t row, int64_t head_dim) {
+    const int64_t head = row / head_dim;
+    const int64_t within = row % head_dim;
+    const int64_t half = head_dim / 2;
+    return head * head_dim + (within % half) * 2 + within / half;
+  }
+
+  std::unique_ptr<io::GgufFile> file_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_model_source(const std::string& model_name_or_path) {
+  const fs::path path(model_name_or_path);
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    throw MissingInputError(model_name_or_path +
+                            ": no such model. Give a folder with config.json and "
+                            "model.safetensors, or a .gguf file.");
+  }
+  if (fs::is_directory(path, error)) {
+    if (!fs::exists(path / "config.json", error)) {
+      throw MissingInputError(model_name_or_path +
+                              ": no config.json in this folder. Give a folder as transformers' "
+                              "save_pretrained writes it, or a .gguf file.");
+    }
+    return std::make_unique<FolderSource>(model_name_or_path);
+  }
+  if (path.extension() != ".gguf") {
+    throw UnsupportedError(model_name_or_path +
+                           ": expected a folder or a .gguf file. For safetensors give the folder "
+                           "that holds config.json.");
+  }
+  return std::make_unique<GgufSource>(model_name_or_path);
+}
+
+}  // namespace shardtune::models

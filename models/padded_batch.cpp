@@ -1,0 +1,25 @@
+#include "models/padded_batch.h"
+
+#include "core/checked.h"
+#include "models/model.h"
+
+namespace shardtune::models {
+
+std::shared_ptr<const TokenBatch> pad_batch(const TokenBatch& batch) {
+  auto padded = std::make_shared<TokenBatch>(batch);
+  const int64_t tokens = batch.num_tokens();
+  const int64_t target = round_up(tokens, kTokenPadding);
+  if (target == tokens)
+    return padded;
+  for (int64_t i = 0; i < target - tokens; ++i) {
+    padded->ids.push_back(0);
+    padded->labels.push_back(kIgnoreLabel);
+    padded->positions.push_back(static_cast<int32_t>(i));
+    padded->token_indices.push_back(static_cast<int32_t>(i));
+  }
+  padded->sample_offsets.push_back(static_cast<int32_t>(target));
+  padded->sample_ids.push_back(~uint64_t{0});
+  return padded;
+}
+
+}  // namespace shardtune::models
