@@ -1,0 +1,71 @@
+#include "adapters/target_modules.h"
+
+#include <algorithm>
+#include <regex>
+#include <set>
+
+#include "core/registry.h"
+
+namespace shardtune::adapters {
+
+namespace {
+
+bool matches_name(const std::string& path, const std::string& name) {
+  return path == name || path.ends_with("." + name);
+}
+
+// std::regex recurses on its input; paths are short, and the pattern is capped.
+std::regex compile(const std::string& pattern) {
+  if (pattern.size() > 1000)
+    throw ConfigError("adapter.target_modules: the pattern is longer than 1000 characters.");
+  try {
+    return std::regex(pattern, std::regex::ECMAScript);
+  } catch (const std::regex_error& error) {
+    throw ConfigError("adapter.target_modules: '" + pattern +
+                      "' is not a regular expression: " + error.what() +
+                      ". Write a list of names, for example [q_proj, v_proj].");
+  }
+}
+
+[[noreturn]] void nothing_matches(const std::string& name, const std::set<std::string>& leaves) {
+  const std::vector<std::string> candidates(leaves.begin(), leaves.end());
+  throw ConfigError("adapter.target_modules: '" + name + "' matches no linear of the model" +
+                    known_names_hint(name, candidates));
+}
+
+}  // namespace
+
+std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
+                                                      models::Model& model) {
+  const std::vector<models::BaseLinear*> linears = model.linears();
+  std::set<std::string> leaves;
+  for (const models::BaseLinear* linear : linears)
+    leaves.insert(linear->leaf_name());
+  if (!targets.is_pattern && targets.names.size() == 1 && targets.names[0] == kAllLinear)
+    return linears;
+  std::vector<models::BaseLinear*> matched;
+  if (targets.is_pattern) {
+    const std::regex pattern = compile(targets.names.at(0));
+    std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
+                 [&](models::BaseLinear* linear) { return std::regex_match(linear->path(), pattern); });
+    if (matched.empty())
+      nothing_matches(targets.names[0], leaves);
+    return matched;
+  }
+  for (const std::string& name : targets.names) {
+    if (std::none_of(linears.begin(), linears.end(), [&](const models::BaseLinear* linear) {
+          return matches_name(linear->path(), name);
+        }))
+      nothing_matches(name, leaves);
+  }
+  std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
+               [&](const models::BaseLinear* linear) {
+                 return std::any_of(targets.names.begin(), targets.names.end(),
+                                    [&](const std::string& name) {
+                                      return matches_name(linear->path(), name);
+                                    });
+               });
+  return matched;
+}
+
+}  // namespace shardtune::adapters
