@@ -1,6 +1,7 @@
 // What `export` can write, by name: one file and one line of registry.cpp per format.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "adapters/adapter.h"
@@ -21,14 +22,19 @@ struct ExportOptions {
   int64_t max_shard_bytes = 50'000'000'000;  // as transformers 5
 };
 
+/// Loads a model as stored, in the compute dtype of the one exported, into a store of its own; it
+/// lives as long as the request.
+using LoadBack = std::function<models::Model&(const models::ModelSource& source)>;
+
 /// What is exported. model holds the base as it was trained on; the adapter is attached to it.
 struct ExportRequest {
   models::Model& model;
   const models::ModelSource& source;
-  const adapters::Adapter* adapter = nullptr;  // null: the base alone
+  adapters::Adapter* adapter = nullptr;        // null: the base alone
   const data::Tokenizer* tokenizer = nullptr;  // null: the model has none that we read
   Provenance provenance;                       // of the adapter, or of the base as loaded
   ExportOptions options;
+  LoadBack load_back;  // for the check of a merged model
 };
 
 /// Writes into output.partial(), reads it back, and returns a report; the caller commits.

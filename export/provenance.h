@@ -13,6 +13,8 @@
 namespace shardtune::exporting {
 
 inline constexpr const char* kProvenanceFile = "shardtune.json";
+/// Beside merged weights: what they were made from.
+inline constexpr const char* kExportReportFile = "shardtune_export.json";
 
 struct Provenance {
   std::string base_model;   // path as the run was given it

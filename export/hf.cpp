@@ -1,0 +1,168 @@
+// --to hf: a merged model as transformers 5 loads it. Weights are streamed block by block into one
+// file, or into numbered files with an index above max_shard_bytes; then the files around them;
+// then everything is read back.
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+
+#include "core/log.h"
+#include "export/exporter.h"
+#include "export/merged_tensors.h"
+#include "export/model_files.h"
+#include "export/verify.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+
+namespace shardtune::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kSpaceForOtherFiles = 64 << 20;  // tokenizer, configuration, headers
+
+int64_t bytes_of(const MergedTensor& tensor, const ExportOptions& options) {
+  return tensor.numel() * size_of(options.dtype);
+}
+
+/// Tensors in order of name, cut where the next one would make a file too long.
+std::vector<std::vector<const MergedTensor*>> cut_files(const MergedTensors& merged,
+                                                        const ExportOptions& options) {
+  std::vector<const MergedTensor*> sorted;
+  for (const MergedTensor& tensor : merged.tensors())
+    sorted.push_back(&tensor);
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto* a, const auto* b) { return a->name < b->name; });
+  std::vector<std::vector<const MergedTensor*>> files(1);
+  int64_t num_bytes = 0;
+  for (const MergedTensor* tensor : sorted) {
+    const int64_t size = bytes_of(*tensor, options);
+    if (!files.back().empty() && num_bytes + size > options.max_shard_bytes) {
+      files.emplace_back();
+      num_bytes = 0;
+    }
+    files.back().push_back(tensor);
+    num_bytes += size;
+  }
+  return files;
+}
+
+std::string file_name(size_t index, size_t count) {
+  if (count == 1)
+    return "model.safetensors";
+  char name[64];
+  std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", index + 1, count);
+  return name;
+}
+
+class Writer {
+ public:
+  Writer(const ExportRequest& request, const MergedTensors& merged, const fs::path& folder)
+      : options_(request.options), merged_(merged), folder_(folder) {}
+
+  void run() {
+    const auto files = cut_files(merged_, options_);
+    io::Json weight_map = io::Json::object();
+    int64_t num_elements = 0;
+    for (size_t i = 0; i < files.size(); ++i) {
+      const std::string name = file_name(i, files.size());
+      write_file(folder_ / name, files[i]);
+      for (const MergedTensor* tensor : files[i]) {
+        weight_map.set(tensor->name, name);
+        num_elements += tensor->numel();
+      }
+    }
+    if (files.size() == 1)
+      return;
+    io::Json metadata = io::Json::object();
+    metadata.set("total_parameters", num_elements);
+    metadata.set("total_size", num_elements * size_of(options_.dtype));
+    io::Json index = io::Json::object();
+    index.set("metadata", std::move(metadata));
+    index.set("weight_map", std::move(weight_map));
+    io::write_file_durably(folder_ / "model.safetensors.index.json", index.dump(2) + "\n");
+  }
+
+  const std::map<std::string, WrittenTensor>& written() const { return written_; }
+  const DeltaError& delta_error() const { return delta_error_; }
+
+ private:
+  void write_file(const fs::path& path, const std::vector<const MergedTensor*>& tensors) {
+    std::vector<io::TensorToWrite> list;
+    for (const MergedTensor* tensor : tensors) {
+      io::TensorToWrite out;
+      out.name = tensor->name;
+      out.dtype = options_.dtype == DType::kBFloat16 ? "BF16" : "F32";
+      out.shape = tensor->shape;
+      out.write = [this, tensor](const auto& sink) {
+        WrittenTensor& written = written_[tensor->name];
+        merged_.stream(
+            *tensor,
+            [&](std::span<const std::byte> bytes) {
+              written.crc = io::crc32c(bytes, written.crc);
+              written.num_bytes += static_cast<int64_t>(bytes.size());
+              sink(bytes);
+            },
+            delta_error_);
+      };
+      list.push_back(std::move(out));
+    }
+    io::write_safetensors(path, std::move(list));
+  }
+
+  const ExportOptions& options_;
+  const MergedTensors& merged_;
+  fs::path folder_;
+  std::map<std::string, WrittenTensor> written_;
+  DeltaError delta_error_;
+};
+
+io::Json report_of(const ExportRequest& request, const MergedTensors& merged, const Writer& writer,
+                   const LogitsDifference& logits) {
+  int64_t num_merged = 0;
+  int64_t num_bytes = 0;
+  for (const MergedTensor& tensor : merged.tensors()) {
+    num_merged += tensor.has_delta ? 1 : 0;
+    num_bytes += bytes_of(tensor, request.options);
+  }
+  io::Json check = io::Json::object();
+  check.set("tensors_compared", static_cast<int64_t>(writer.written().size()));
+  check.set("logits_max_difference", logits.max_difference);
+  check.set("logits_relative_rms", logits.relative_rms);
+  check.set("logits_tolerance", logits.tolerance > 0.0 ? io::Json(logits.tolerance) : io::Json());
+  const bool has_adapter = request.adapter != nullptr;
+  const bool is_trained_base = request.options.merge_base == MergeBase::kTrained;
+  io::Json report = io::Json::object();
+  report.set("dtype", name_of(request.options.dtype));
+  report.set("merge_base", is_trained_base ? "trained" : "original");
+  report.set("tensors", static_cast<int64_t>(merged.tensors().size()));
+  report.set("merged_tensors", num_merged);
+  report.set("bytes", num_bytes);
+  report.set("delta_rounding_error",
+             has_adapter ? io::Json(writer.delta_error().relative()) : io::Json());
+  report.set("verified", std::move(check));
+  return report;
+}
+
+}  // namespace
+
+io::Json export_hf(const ExportRequest& request, const OutputFolder& output) {
+  const fs::path& folder = output.partial();
+  const MergedTensors merged(request);
+  int64_t num_bytes = kSpaceForOtherFiles;
+  for (const MergedTensor& tensor : merged.tensors())
+    num_bytes += bytes_of(tensor, request.options);
+  io::require_free_space(folder, num_bytes, "the merged model");
+  write_model_files(request, folder);
+  Writer writer(request, merged, folder);
+  writer.run();
+  compare_tensors(folder, writer.written());
+  const LogitsDifference logits = compare_logits(request, folder);
+  io::Json report = report_of(request, merged, writer, logits);
+  io::Json record = report;
+  record.set("trained_on", to_json(request.provenance));
+  io::write_file_durably(folder / kExportReportFile, record.dump(2) + "\n");
+  return report;
+}
+
+}  // namespace shardtune::exporting

@@ -1,0 +1,132 @@
+#include "export/merged_tensors.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "models/vocabulary_table.h"
+
+namespace shardtune::exporting {
+namespace {
+
+constexpr int64_t kBlockElements = 1 << 20;
+
+void round_to(DType dtype, std::span<const float> from, const TensorView& to,
+              const std::string& name) {
+  for (size_t i = 0; i < from.size(); ++i) {
+    float rounded = from[i];
+    if (dtype == DType::kBFloat16) {
+      to.data<BFloat16>()[i] = BFloat16(from[i]);
+      rounded = to.data<BFloat16>()[i];
+    } else {
+      to.data<float>()[i] = from[i];
+    }
+    if (!std::isfinite(rounded))
+      throw NonFiniteError(name + ": element that is NaN or infinite as " +
+                           std::string(name_of(dtype)) +
+                           " in the merged weights; nothing was written. Check the base and the "
+                           "adapter, or export with --dtype float32.");
+  }
+}
+
+float value_at(const TensorView& view, int64_t i) {
+  return view.dtype() == DType::kBFloat16 ? static_cast<float>(view.data<BFloat16>()[i])
+                                          : view.data<float>()[i];
+}
+
+}  // namespace
+
+double DeltaError::relative() const {
+  return delta_square_sum > 0.0 ? std::sqrt(error_square_sum / delta_square_sum) : 0.0;
+}
+
+MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
+  if (request.adapter != nullptr && !request.adapter->mergeable())
+    throw UnsupportedError("export --to hf: an adapter of method '" +
+                           std::string(request.adapter->method()) +
+                           "' cannot be merged into weights. Use --to peft.");
+  std::set<std::string> known;
+  for (const models::BaseLinear* linear : request.model.linears()) {
+    add(linear->path() + ".weight", linear);
+    known.insert(linear->path() + ".weight");
+  }
+  // Tables are cut into chunks and have no parameter of their own name; norms and biases have.
+  const bool is_tied = request.model.config().tie_word_embeddings;
+  for (const char* table : {"model.embed_tokens.weight", "lm_head.weight"}) {
+    known.insert(table);
+    if (!is_tied || std::string_view(table) != "lm_head.weight")
+      add(table, nullptr);
+  }
+  ParameterStore& store = request.model.store();
+  for (int32_t i = 0; i < store.num_parameters(); ++i) {
+    const ParameterSpec& spec = store.spec(ParameterId{i});
+    if (spec.kind == ParameterKind::kFrozen && request.source.has(spec.name) &&
+        known.insert(spec.name).second)
+      add(spec.name, nullptr);
+  }
+}
+
+void MergedTensors::add(std::string name, const models::BaseLinear* linear) {
+  MergedTensor tensor;
+  tensor.shape = request_.source.shape(name);
+  tensor.name = std::move(name);
+  tensor.linear = linear;
+  tensor.has_delta =
+      linear != nullptr && request_.adapter != nullptr && request_.adapter->wraps(*linear);
+  tensors_.push_back(std::move(tensor));
+}
+
+void MergedTensors::read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
+                              const TensorView& out) const {
+  // An unquantised base is taken from the file: the loaded one is rounded to the compute dtype.
+  const bool is_dequantised = tensor.linear != nullptr &&
+                              request_.options.merge_base == MergeBase::kTrained &&
+                              request_.provenance.quantization.method != "none";
+  if (is_dequantised)
+    tensor.linear->dequantize_rows(begin, end, out);
+  else
+    request_.source.read_rows(tensor.name, begin, end, out.data<float>());
+}
+
+void MergedTensors::add_delta(const MergedTensor& tensor, int64_t begin, int64_t end,
+                              const TensorView& rows, const TensorView& delta) const {
+  const auto values = delta.span<float>();
+  std::fill(values.begin(), values.end(), 0.0f);
+  request_.adapter->add_delta(*tensor.linear, begin, end, delta);
+  for (int64_t i = 0; i < delta.numel(); ++i)
+    rows.data<float>()[i] += values[static_cast<size_t>(i)];
+}
+
+void MergedTensors::stream(const MergedTensor& tensor,
+                           const std::function<void(std::span<const std::byte>)>& sink,
+                           DeltaError& error) const {
+  UnitLease lease;
+  if (tensor.linear != nullptr)
+    lease = request_.model.store().acquire(tensor.linear->unit(), Pass::kForward);
+  const int64_t length = tensor.row_length();
+  const int64_t rows_of_block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, length));
+  for (int64_t begin = 0; begin < tensor.num_rows(); begin += rows_of_block) {
+    const int64_t end = std::min(tensor.num_rows(), begin + rows_of_block);
+    const Shape shape{end - begin, length};
+    const Tensor rows(shape, DType::kFloat32);
+    const Tensor rounded(shape, request_.options.dtype);
+    read_base(tensor, begin, end, rows);
+    Tensor delta;
+    if (tensor.has_delta) {
+      delta = Tensor(shape, DType::kFloat32);
+      add_delta(tensor, begin, end, rows, delta);
+    }
+    round_to(request_.options.dtype, rows.span<const float>(), rounded, tensor.name);
+    for (int64_t i = 0; i < delta.numel() && !delta.empty(); ++i) {
+      const double difference =
+          static_cast<double>(value_at(rounded, i)) - rows.data<const float>()[i];
+      const double change = delta.data<const float>()[i];
+      error.error_square_sum += difference * difference;
+      error.delta_square_sum += change * change;
+    }
+    sink(rounded.view().bytes());
+  }
+  request_.source.drop(tensor.name);
+}
+
+}  // namespace shardtune::exporting

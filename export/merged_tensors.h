@@ -1,0 +1,56 @@
+// The tensors of a model with an adapter's change merged in, computed by blocks of rows, so that
+// never more than a block is held in fp32.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "export/exporter.h"
+
+namespace shardtune::exporting {
+
+/// One tensor of the merged model. linear is set when it is the weight of a linear.
+struct MergedTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  const models::BaseLinear* linear = nullptr;
+  bool has_delta = false;
+
+  int64_t num_rows() const { return shape.empty() ? 1 : shape[0]; }
+  int64_t row_length() const { return shape.size() < 2 ? 1 : shape[1]; }
+  int64_t numel() const { return num_rows() * row_length(); }
+};
+
+/// How much of the change survives rounding to the exported dtype: relative error
+/// ||round(W+D) - (W+D)|| / ||D|| over all tensors that have one.
+struct DeltaError {
+  double error_square_sum = 0.0;
+  double delta_square_sum = 0.0;
+  double relative() const;
+};
+
+class MergedTensors {
+ public:
+  /// UnsupportedError: an adapter whose change is no delta of weights.
+  explicit MergedTensors(const ExportRequest& request);
+
+  const std::vector<MergedTensor>& tensors() const { return tensors_; }
+  /// Hands the rounded bytes of a tensor to `sink`, in order. W + D is computed in fp32 and rounded
+  /// once. Adds to `error` where the tensor has a delta.
+  /// Errors  NonFiniteError: a value that is NaN or infinite in the exported dtype
+  void stream(const MergedTensor& tensor,
+              const std::function<void(std::span<const std::byte>)>& sink, DeltaError& error) const;
+
+ private:
+  void add(std::string name, const models::BaseLinear* linear);
+  void read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
+                 const TensorView& out) const;
+  void add_delta(const MergedTensor& tensor, int64_t begin, int64_t end, const TensorView& rows,
+                 const TensorView& delta) const;
+
+  const ExportRequest& request_;
+  std::vector<MergedTensor> tensors_;
+};
+
+}  // namespace shardtune::exporting

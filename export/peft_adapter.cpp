@@ -1,0 +1,128 @@
+#include "export/peft_adapter.h"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/registry.h"
+#include "export/exporter.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+
+namespace shardtune::exporting {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kWeightsFile = "adapter_model.safetensors";
+
+std::string peft_key(const adapters::AdapterTensor& tensor) {
+  return "base_model.model." + tensor.name;
+}
+
+/// Runs body with the bytes of the tensor.
+template <typename Body>
+void with_value(ParameterStore& store, const adapters::AdapterTensor& tensor, const Body& body) {
+  const UnitLease lease = store.acquire(store.spec(tensor.id).unit, Pass::kForward);
+  body(store.value(tensor.id));
+}
+
+/// NaN is refused, and so is an adapter of zeros only: both are signs that nothing was trained.
+void check_values(const adapters::Adapter& adapter, ParameterStore& store) {
+  double square_sum = 0.0;
+  for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
+    with_value(store, tensor, [&](const TensorView& value) {
+      SHARDTUNE_ASSERT(value.numel() == tensor.shape.numel());
+      double sum = 0.0;
+      for (const float x : value.span<const float>())
+        sum += static_cast<double>(x) * x;
+      if (!std::isfinite(sum))
+        throw NonFiniteError(tensor.name +
+                             ": NaN or infinity in the adapter; nothing was written. "
+                             "Go back to an earlier checkpoint.");
+      square_sum += sum;
+    });
+  }
+  if (adapter.tensors().empty() || square_sum == 0.0)
+    throw ArgumentError("adapter: all tensors are zero; nothing was written");
+}
+
+void write_weights(const adapters::Adapter& adapter, ParameterStore& store, const fs::path& path) {
+  std::vector<io::TensorToWrite> tensors;
+  for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
+    const auto extents = tensor.shape.extents();
+    io::TensorToWrite out{peft_key(tensor), "F32", {extents.begin(), extents.end()}, {}};
+    out.write = [&store, &tensor](const auto& sink) {
+      with_value(store, tensor, [&](const TensorView& value) { sink(value.bytes()); });
+    };
+    tensors.push_back(std::move(out));
+  }
+  io::write_safetensors(path, std::move(tensors));
+}
+
+void compare_weights(const adapters::Adapter& adapter, ParameterStore& store,
+                     const fs::path& path) {
+  const auto source = io::open_safetensors(path);
+  for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
+    const io::TensorInfo* info = source->find(peft_key(tensor));
+    bool is_equal = info != nullptr && info->num_bytes == tensor.shape.numel() * 4;
+    if (is_equal) {
+      with_value(store, tensor, [&](const TensorView& value) {
+        const auto read = source->bytes(*info);
+        is_equal = std::memcmp(read.data(), value.raw(), read.size()) == 0;
+      });
+    }
+    if (!is_equal)
+      throw CorruptBlockError(path.string() + ": " + peft_key(tensor) +
+                              ": read back other bytes than were written. Check the disk.");
+  }
+}
+
+std::string model_card(const adapters::Adapter& adapter, const Provenance& provenance) {
+  // JSON strings are YAML strings too.
+  const auto quoted = [](const std::string& text) { return io::Json(text).dump(); };
+  const std::string method(adapter.method());
+  return "---\nbase_model: " + quoted(provenance.base_model) +
+         "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- " +
+         quoted("base_model:adapter:" + provenance.base_model) + "\n- " + method +
+         "\n---\n\nAn adapter (" + method + ") trained by shardtune for " +
+         std::to_string(provenance.trained_steps) +
+         " steps.\n`shardtune.json` says on which base, by hash, and in which quantization.\n";
+}
+
+void write_folder(const adapters::Adapter& adapter, ParameterStore& store,
+                  const Provenance& provenance, const OutputFolder& output) {
+  check_values(adapter, store);
+  int64_t num_bytes = 1 << 20;
+  for (const adapters::AdapterTensor& tensor : adapter.tensors())
+    num_bytes += tensor.shape.numel() * 4 + 256;
+  const fs::path& folder = output.partial();
+  io::require_free_space(folder, num_bytes, "the adapter");
+  write_weights(adapter, store, folder / kWeightsFile);
+  compare_weights(adapter, store, folder / kWeightsFile);
+  io::write_file_durably(folder / "adapter_config.json",
+                         adapter.peft_config(provenance.base_model).dump(2) + "\n");
+  io::write_file_durably(folder / "README.md", model_card(adapter, provenance));
+  io::write_file_durably(folder / kProvenanceFile, to_json(provenance).dump(2) + "\n");
+}
+
+}  // namespace
+
+void write_peft_adapter(const adapters::Adapter& adapter, ParameterStore& store,
+                        const fs::path& folder, const Provenance& provenance, Existing existing) {
+  OutputFolder output(folder, existing);
+  write_folder(adapter, store, provenance, output);
+  output.commit();
+}
+
+io::Json export_peft(const ExportRequest& request, const OutputFolder& output) {
+  if (request.adapter == nullptr)
+    throw ConfigError("export --to peft: expected an adapter, found none. Add --adapter FOLDER.");
+  write_folder(*request.adapter, request.model.store(), request.provenance, output);
+  io::Json report = io::Json::object();
+  report.set("tensors", static_cast<int64_t>(request.adapter->tensors().size()));
+  return report;
+}
+
+}  // namespace shardtune::exporting
