@@ -1,0 +1,208 @@
+#include "kernels/gemm.h"
+
+#include <omp.h>
+
+#include <thread>
+
+#include "kernels/reference.h"
+#include "tests/kernels/kernel_test_util.h"
+
+namespace shardtune::kernels {
+namespace {
+
+struct Case {
+  int64_t m, n, k;
+};
+// Odd extents, one-row and one-column products, and cuts that leave a remainder.
+const std::vector<Case> kCases = {{1, 1, 1},    {1, 17, 217},  {17, 217, 256},  {217, 256, 17},
+                                  {5, 1, 64},   {3, 2000, 40}, {300, 1700, 65}, {129, 31, 33},
+                                  {513, 8, 16}, {256, 64, 1}};
+
+std::string describe(const Case& c, Transpose transpose, DType input, DType output,
+                     Accumulate accumulate) {
+  return "m=" + std::to_string(c.m) + " n=" + std::to_string(c.n) + " k=" + std::to_string(c.k) +
+         (transpose == Transpose::kYes ? " b^T " : " b ") + std::string(name_of(input)) + " -> " +
+         std::string(name_of(output)) + (accumulate == Accumulate::kYes ? " accumulate" : "");
+}
+
+Shape shape_of_b(const Case& c, Transpose transpose) {
+  return transpose == Transpose::kYes ? Shape{c.n, c.k} : Shape{c.k, c.n};
+}
+
+void check_case(const Case& c, Transpose transpose, DType input, DType output,
+                Accumulate accumulate) {
+  const float scale = accumulate == Accumulate::kYes ? 0.75f : 1.0f;
+  const Tensor a = random_tensor({c.m, c.k}, input, 1),
+               b = random_tensor(shape_of_b(c, transpose), input, 2);
+  const Tensor start = random_tensor({c.m, c.n}, output, 3);
+  const Tensor found = start.clone();
+  const Tensor expected = converted(start, DType::kFloat32);
+  const Tensor magnitude = absolute(start);
+  gemm(a, b, transpose, found, accumulate, scale);
+  gemm_reference(a, b, transpose, expected, accumulate, scale);
+  gemm_reference(absolute(a), absolute(b), transpose, magnitude, accumulate, scale);
+  // A sum of k products of f32, scaled and added: (k + 3) roundings of at most the sum of
+  // magnitudes; the output is rounded once more.
+  const double factor = static_cast<double>(c.k + 3) * kRoundoffF32;
+  expect_within(
+      found, expected,
+      [&](int64_t i, double e) {
+        return factor * magnitude.data<float>()[i] + 1.01 * roundoff(output) * std::abs(e) + 1e-37;
+      },
+      describe(c, transpose, input, output, accumulate));
+}
+
+TEST(Gemm, EqualsTheReferenceOnOddShapesAndAllDtypes) {
+  for (const Case& c : kCases)
+    for (const Transpose transpose : {Transpose::kNo, Transpose::kYes})
+      for (const DType input : {DType::kFloat32, DType::kBFloat16})
+        for (const DType output : {DType::kFloat32, DType::kBFloat16})
+          for (const Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes})
+            check_case(c, transpose, input, output, accumulate);
+}
+
+TEST(Gemm, EmptyExtentsWriteZerosOrNothing) {
+  const Tensor c = random_tensor({2, 3}, DType::kFloat32, 1);
+  const Tensor before = c.clone();
+  const Tensor a(Shape{2, 0}, DType::kFloat32), b(Shape{0, 3}, DType::kFloat32);
+  gemm(a, b, Transpose::kNo, c, Accumulate::kYes);
+  for (int64_t i = 0; i < 6; ++i)
+    EXPECT_EQ(c.data<float>()[i], before.data<float>()[i]);
+  gemm(a, b, Transpose::kNo, c, Accumulate::kNo);
+  for (int64_t i = 0; i < 6; ++i)
+    EXPECT_EQ(c.data<float>()[i], 0.0f);
+  const Tensor none(Shape{0, 3}, DType::kFloat32), wide(Shape{3, 4}, DType::kFloat32);
+  gemm(none, wide, Transpose::kNo, Tensor(Shape{0, 4}, DType::kFloat32), Accumulate::kNo);
+}
+
+TEST(Gemm, WriteIgnoresNanInTheOldOutput) {
+  const Tensor a = random_tensor({4, 8}, DType::kFloat32, 1);
+  const Tensor c(Shape{4, 4}, DType::kFloat32);
+  std::fill_n(c.data<float>(), 16, std::nanf(""));
+  gemm(a, a, Transpose::kYes, c, Accumulate::kNo);
+  for (int64_t i = 0; i < 16; ++i)
+    EXPECT_TRUE(std::isfinite(c.data<float>()[i]));
+}
+
+TEST(Gemm, RefusesShapesAndDtypesThatDoNotFit) {
+  const Tensor a(Shape{2, 3}, DType::kFloat32), b(Shape{4, 5}, DType::kFloat32);
+  const Tensor c(Shape{2, 5}, DType::kFloat32), h(Shape{3, 5}, DType::kBFloat16);
+  EXPECT_THROW(gemm(a, b, Transpose::kNo, c, Accumulate::kNo), ArgumentError);
+  EXPECT_THROW(gemm(a, h, Transpose::kNo, c, Accumulate::kNo), ArgumentError);
+  try {
+    gemm(a, b, Transpose::kNo, c, Accumulate::kNo);
+  } catch (const ArgumentError& error) {
+    EXPECT_NE(
+        std::string(error.what()).find("gemm: b: expected float [3, 5], found float32 [4, 5]"),
+        std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Gemm, SameBitsAtAnyThreadCount) {
+  std::vector<Case> cases = kCases;
+  for (const Case& c : {Case{1024, 576, 576}, Case{700, 192, 576}, Case{512, 1536, 576},
+                        Case{640, 576, 1536}, Case{64, 4096, 576}, Case{1, 4096, 576},
+                        Case{256, 16, 1536}, Case{256, 1536, 16}, Case{8, 8, 20000}})
+    cases.push_back(c);
+  for (const Case& c : cases) {
+    for (const Transpose transpose : {Transpose::kNo, Transpose::kYes}) {
+      for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+        const Tensor a = random_tensor({c.m, c.k}, dtype, 1);
+        const Tensor b = random_tensor(shape_of_b(c, transpose), dtype, 2);
+        expect_same_bits_at_any_thread_count(
+            [&] {
+              std::vector<Tensor> outputs;
+              outputs.push_back(Tensor::zeros({c.m, c.n}, dtype));
+              gemm(a, b, transpose, outputs[0], Accumulate::kYes, 0.5f);
+              return outputs;
+            },
+            describe(c, transpose, dtype, dtype, Accumulate::kYes));
+      }
+    }
+  }
+}
+
+TEST(Gemm, GivesTheSameBitsFromSeveralThreadsAtOnceAndInsideAParallelRegion) {
+  const Tensor a = random_tensor({300, 64}, DType::kFloat32, 1);
+  const Tensor b = random_tensor({96, 64}, DType::kFloat32, 2);
+  const Tensor expected(Shape{300, 96}, DType::kFloat32);
+  gemm(a, b, Transpose::kYes, expected, Accumulate::kNo);
+  std::vector<Tensor> outputs;
+  for (int i = 0; i < 8; ++i)
+    outputs.emplace_back(Shape{300, 96}, DType::kFloat32);
+  const auto run = [&](size_t i) { gemm(a, b, Transpose::kYes, outputs[i], Accumulate::kNo); };
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 4; ++i)
+    threads.emplace_back([&run, i] { run(i); });
+  for (std::thread& thread : threads)
+    thread.join();
+#pragma omp parallel for num_threads(4)
+  for (size_t i = 4; i < 8; ++i)
+    run(i);
+  for (const Tensor& output : outputs)
+    EXPECT_EQ(0, std::memcmp(output.view().raw(), expected.view().raw(),
+                             static_cast<size_t>(expected.num_bytes())));
+}
+
+TEST(Gemm, LeavesTheThreadCountAsItWas) {
+  const ThreadScope scope(3);
+  const Tensor a = random_tensor({4, 8}, DType::kFloat32, 1);
+  gemm(a, a, Transpose::kYes, Tensor(Shape{4, 4}, DType::kFloat32), Accumulate::kNo);
+  EXPECT_EQ(num_threads(), 3);
+}
+
+const std::vector<Case> kTokenCases = {{1, 1, 1},     {17, 217, 256}, {513, 16, 576},
+                                       {1100, 3, 65}, {512, 64, 16},  {70, 600, 300}};
+
+TEST(GemmOverTokens, EqualsTheReference) {
+  for (const Case& c : kTokenCases) {  // m tokens
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (const Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes}) {
+        const Tensor dy = random_tensor({c.m, c.n}, dtype, 1),
+                     x = random_tensor({c.m, c.k}, dtype, 2);
+        const Tensor found = random_tensor({c.n, c.k}, DType::kFloat32, 3);
+        const Tensor expected = found.clone(), magnitude = absolute(found);
+        gemm_over_tokens(dy, x, found, accumulate, 0.5f);
+        gemm_over_tokens_reference(dy, x, expected, accumulate, 0.5f);
+        gemm_over_tokens_reference(absolute(dy), absolute(x), magnitude, accumulate, 0.5f);
+        const double factor = static_cast<double>(c.m + 4) * kRoundoffF32;  // as for gemm
+        expect_within(
+            found, expected,
+            [&](int64_t i, double) { return factor * magnitude.data<float>()[i] + 1e-37; },
+            describe(c, Transpose::kNo, dtype, DType::kFloat32, accumulate));
+      }
+    }
+  }
+}
+
+TEST(GemmOverTokens, SameBitsAtAnyThreadCount) {
+  std::vector<Case> cases = kTokenCases;
+  cases.push_back({2048, 16, 576});
+  cases.push_back({2048, 1536, 16});
+  for (const Case& c : cases) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const Tensor dy = random_tensor({c.m, c.n}, dtype, 1),
+                   x = random_tensor({c.m, c.k}, dtype, 2);
+      expect_same_bits_at_any_thread_count(
+          [&] {
+            std::vector<Tensor> outputs;
+            outputs.emplace_back(Shape{c.n, c.k}, DType::kFloat32);
+            gemm_over_tokens(dy, x, outputs[0], Accumulate::kNo);
+            return outputs;
+          },
+          describe(c, Transpose::kNo, dtype, DType::kFloat32, Accumulate::kNo));
+    }
+  }
+}
+
+TEST(GemmOverTokens, NoTokensWriteZeros) {
+  const Tensor out = random_tensor({2, 3}, DType::kFloat32, 1);
+  gemm_over_tokens(Tensor(Shape{0, 2}, DType::kFloat32), Tensor(Shape{0, 3}, DType::kFloat32), out,
+                   Accumulate::kNo);
+  for (int64_t i = 0; i < 6; ++i)
+    EXPECT_EQ(out.data<float>()[i], 0.0f);
+}
+
+}  // namespace
+}  // namespace shardtune::kernels
