@@ -8,6 +8,8 @@ target_compile_features(shardtune_flags INTERFACE cxx_std_20)
 target_include_directories(shardtune_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 target_compile_options(shardtune_flags INTERFACE
   -ffp-contract=off -Wall -Wextra -Wpedantic -Wno-unused-parameter
+  # GCC 12 warns falsely about std::string concatenation (GCC bug 105651).
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
   $<$<BOOL:${SHARDTUNE_WERROR}>:-Werror>)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   target_compile_options(shardtune_flags INTERFACE -march=x86-64-v2)

@@ -1,0 +1,217 @@
+// Every operation of the tape against central differences in fp32, and what the tape frees, shares
+// and recomputes.
+#include "autograd/ops.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "parallel/communicator.h"
+#include "parallel/sharded_store.h"
+#include "tests/autograd/finite_difference.h"
+
+namespace shardtune::autograd {
+namespace {
+
+using testing::expect_gradient;
+using testing::random_tensor;
+using testing::weighted_sum;
+
+/// A store of one rank with trainables that tests can move.
+class OpsTest : public ::testing::Test {
+ protected:
+  void SetUp() override { unit_ = store_.add_unit("layer"); }
+
+  ParameterId trainable(const std::string& name, Shape shape, uint64_t key) {
+    const ParameterId id = store_.declare({name, unit_, ParameterKind::kTrainable,
+                                           DType::kFloat32, shape});
+    ids_.push_back(id);
+    const Tensor values = random_tensor(shape, key, 0.5f);
+    store_.publish(id, values.view().bytes());
+    return id;
+  }
+
+  /// Runs f on a recording tape inside the unit, goes back from weights, checks every input and
+  /// every trainable.
+  using Function = std::function<Variable(Tape&, const std::vector<Variable>&)>;
+  void check(const std::vector<Shape>& shapes, const Function& f, double third = 40.0) {
+    for (size_t i = 0; i < shapes.size(); ++i)
+      inputs_.push_back(random_tensor(shapes[i], 100 + i));
+    store_.seal();
+    Tensor weights;
+    const auto forward = [&](Tape& tape, std::vector<Variable>& variables, Recording recording) {
+      for (const Tensor& input : inputs_)
+        variables.push_back(recording == Recording::kOn ? Variable::leaf(input.clone())
+                                                        : Variable::constant(input.clone()));
+      Variable y;
+      tape.in_unit(unit_, [&] { y = f(tape, variables); });
+      if (weights.empty())
+        weights = random_tensor(y.shape(), 7);
+      return y;
+    };
+    store_.begin_step(1);
+    store_.begin_micro_batch(0);
+    Tape tape(store_, Recording::kOn);
+    std::vector<Variable> variables;
+    const Variable y = forward(tape, variables, Recording::kOn);
+    double size = 0.0;
+    for (int64_t i = 0; i < y.numel(); ++i)
+      size += std::abs(y.value().data<const float>()[i] * weights.data<float>()[i]);
+    tape.backward(y, weights.clone());
+    store_.end_round();
+    store_.finish_gradients();
+    const auto run = [&] {
+      Tape still(store_, Recording::kOff);
+      std::vector<Variable> constants;
+      return weighted_sum(forward(still, constants, Recording::kOff).value(), weights);
+    };
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      ASSERT_FALSE(variables[i].grad().empty()) << "input " << i;
+      expect_gradient(inputs_[i].span<float>(), variables[i].grad().span<const float>(), run, size,
+                      third);
+    }
+    for (const auto& segment : store_.segments()) {
+      const std::vector<float> gradient(segment.gradient.begin(), segment.gradient.end());
+      expect_gradient(segment.parameter, gradient, run, size, third);
+    }
+  }
+
+  std::unique_ptr<parallel::Communicator> comm_ = parallel::make_single_communicator();
+  parallel::ShardedParameterStore store_{*comm_, parallel::ZeroStage::k0};
+  UnitId unit_{};
+  std::vector<ParameterId> ids_;
+  std::vector<Tensor> inputs_;
+};
+
+TEST_F(OpsTest, AddGoesBackToBoth) {
+  check({{3, 5}, {3, 5}}, [](Tape& tape, const auto& x) { return add(tape, x[0], x[1]); });
+}
+
+TEST_F(OpsTest, AddOfOneValueTwiceSumsBothGradients) {
+  check({{3, 5}}, [](Tape& tape, const auto& x) { return add(tape, x[0], x[0]); });
+}
+
+TEST_F(OpsTest, MulGoesBackToBothAndToARow) {
+  check({{3, 5}, {3, 5}, {5}}, [](Tape& tape, const auto& x) {
+    return mul(tape, mul(tape, x[0], x[1]), x[2]);
+  });
+}
+
+TEST_F(OpsTest, ScaledMultipliesTheGradient) {
+  check({{3, 5}}, [](Tape& tape, const auto& x) { return scaled(tape, x[0], -1.5f); });
+}
+
+TEST_F(OpsTest, ActivationsGoBack) {
+  using kernels::Activation;
+  check({{4, 6}}, [](Tape& tape, const auto& x) {
+    Variable y = activate(tape, Activation::kGelu, x[0]);
+    y = add(tape, y, activate(tape, Activation::kGeluTanh, x[0]));
+    y = add(tape, y, activate(tape, Activation::kSilu, x[0]));
+    y = add(tape, y, activate(tape, Activation::kTanh, x[0]));
+    return add(tape, y, activate(tape, Activation::kSigmoid, x[0]));
+  });
+}
+
+TEST_F(OpsTest, RmsNormGoesBack) {
+  const ParameterId weight = store_.declare(
+      {"norm", unit_, ParameterKind::kFrozen, DType::kFloat32, Shape{8}});
+  store_.publish(weight, random_tensor({8}, 3).view().bytes());
+  check({{4, 8}}, [&](Tape& tape, const auto& x) {
+    return rms_norm(tape, x[0], {weight, 1e-5f, DType::kFloat32});
+  }, 400.0);
+}
+
+TEST_F(OpsTest, SwigluGoesBack) {
+  check({{3, 7}, {3, 7}}, [](Tape& tape, const auto& x) { return swiglu(tape, x[0], x[1]); });
+}
+
+TEST_F(OpsTest, LinearAndBiasGoBackToWeightBiasAndInput) {
+  const ParameterId weight = trainable("weight", {6, 5}, 11);
+  const ParameterId bias = trainable("bias", {6}, 12);
+  check({{4, 5}}, [&](Tape& tape, const auto& x) {
+    return add_bias(tape, linear(tape, x[0], weight), bias);
+  });
+}
+
+TEST_F(OpsTest, AWeightUsedTwiceGetsBothContributions) {
+  const ParameterId weight = trainable("weight", {5, 5}, 11);
+  check({{4, 5}}, [&](Tape& tape, const auto& x) {
+    return linear(tape, linear(tape, x[0], weight), weight);
+  });
+}
+
+TEST_F(OpsTest, LowRankUpdateGoesBackToEverything) {
+  const ParameterId base = trainable("base", {6, 5}, 10);
+  const LowRank update{trainable("lora_A", {2, 5}, 11), trainable("lora_B", {6, 2}, 12), 0.7f};
+  check({{4, 5}}, [&](Tape& tape, const auto& x) {
+    return low_rank_update(tape, linear(tape, x[0], base), x[0], update);
+  });
+}
+
+TEST_F(OpsTest, RopeAndAttentionGoBackWithPrefixAndSamples) {
+  static const std::vector<int32_t> kOffsets = {0, 3, 7};
+  static const std::vector<int32_t> kPositions = {0, 1, 2, 0, 1, 2, 3};
+  static const std::vector<float> kInverse = kernels::rope_inverse_frequencies(4, 100.0);
+  kernels::AttentionShape shape;
+  shape.num_heads = 4;
+  shape.num_kv_heads = 2;
+  shape.head_dim = 4;
+  shape.scale = 0.5f;
+  check({{7, 16}, {7, 8}, {7, 8}, {2, 8}, {2, 8}}, [&](Tape& tape, const auto& x) {
+    const kernels::RopeArgs args{kPositions, kInverse, 2};
+    const Variable q = rope(tape, scaled(tape, x[0], 1.0f), args);
+    const Variable k = rope(tape, scaled(tape, x[1], 1.0f), args);
+    return attention(tape, {q, k, x[2], x[3], x[4], kOffsets}, shape);
+  }, 400.0);
+}
+
+TEST_F(OpsTest, DropoutUsesOneMaskBothWays) {
+  auto tokens = std::make_shared<DropoutTokens>();
+  tokens->sample_of_token = {3, 3, 9, 9};
+  tokens->index_in_sample = {0, 1, 0, 1};
+  check({{4, 6}}, [&](Tape& tape, const auto& x) {
+    return dropout(tape, x[0], 0.4f, 99, tokens);
+  });
+}
+
+TEST_F(OpsTest, CheckpointGivesTheSameBits) {
+  const ParameterId weight = trainable("weight", {5, 5}, 11);
+  store_.seal();
+  const auto body = [&](Tape& tape, const Variable& x) {
+    Variable y;
+    tape.in_unit(unit_, [&] {
+      y = add(tape, x, activate(tape, kernels::Activation::kTanh, linear(tape, x, weight)));
+    });
+    return y;
+  };
+  std::vector<float> results[2];
+  for (const bool recompute : {false, true}) {
+    store_.begin_step(1);
+    store_.begin_micro_batch(0);
+    Tape tape(store_, Recording::kOn);
+    const Variable x = Variable::leaf(random_tensor({4, 5}, 1));
+    Variable y = x;
+    for (int repeat = 0; repeat < 3; ++repeat)
+      y = recompute ? tape.checkpoint(y, body) : body(tape, y);
+    tape.backward(y, random_tensor({4, 5}, 2));
+    store_.end_round();
+    store_.finish_gradients();
+    std::vector<float>& result = results[recompute ? 1 : 0];
+    result.assign(x.grad().data<const float>(), x.grad().data<const float>() + 20);
+    const auto gradient = store_.segments()[0].gradient;
+    result.insert(result.end(), gradient.begin(), gradient.end());
+  }
+  ASSERT_EQ(results[0].size(), 45u);
+  EXPECT_EQ(std::memcmp(results[0].data(), results[1].data(), 45 * sizeof(float)), 0);
+}
+
+TEST_F(OpsTest, AParameterOutsideItsUnitIsRefused) {
+  const ParameterId weight = trainable("weight", {5, 5}, 11);
+  store_.seal();
+  Tape tape(store_, Recording::kOff);
+  const Variable x = Variable::constant(random_tensor({4, 5}, 1));
+  EXPECT_THROW(linear(tape, x, weight), ArgumentError);
+}
+
+}  // namespace
+}  // namespace shardtune::autograd
