@@ -24,7 +24,7 @@ fail() {  # CODE MESSAGE...
 
 missing_packages() {  # PACKAGE...: prints those that are not installed
   local package
-  for package in "$@"; do
+  for package in $(printf '%s\n' "$@" | sort -u); do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
       printf '%s ' "$package"
   done

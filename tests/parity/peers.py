@@ -109,3 +109,13 @@ def negative_log_likelihood(model, ids, trained=None):
     total = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100,
                                               reduction="sum")
     return total.item(), int((labels[1:] != -100).sum())
+
+
+def quantize_like_bitsandbytes(model):
+    """Replaces the weights of all linears but the head by NF4 with double quantisation, dequantised."""
+    import bitsandbytes.functional as functional
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            codes, state = functional.quantize_4bit(module.weight.data, blocksize=64,
+                                                    quant_type="nf4", compress_statistics=True)
+            module.weight.data = functional.dequantize_4bit(codes, state).to(torch.float32)

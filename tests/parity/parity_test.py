@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""shardtune beside tokenizers, transformers and PEFT, live: ids, losses, adapters, merged models.
+
+    SHARDTUNE_BINARY=build/release/launch/shardtune PYTHON tests/parity/parity_test.py [-k NAME]
+
+SHARDTUNE_MODEL names the GGUF file of SmolLM2 (default: where set-up put it). Tolerances: 0.5% of
+the loss where bf16 or 4-bit rounding is involved (the bound of docs/benchmarks.md); 2e-5 where both
+sides compute in fp32 (a mean of some hundred terms of up to 6, each with sums of 64 products).
+"""
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+import peers
+import peft
+import tokenizers
+import torch
+import transformers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("SHARDTUNE_BINARY", str(ROOT / "build/release/launch/shardtune"))
+CORPORA = ROOT.parent / "shared" / "corpora"
+SMOLLM2_SYSTEM = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+                  "Hugging Face<|im_end|>\n")
+ROUNDED = 5e-3
+FP32 = 2e-5
+GOLDEN = {  # FORMATS section 6.6
+    "The capital of France is Paris.": ([504, 3575, 282, 4649, 314, 7042, 30], 2.567449),
+    "In 2024, the model had 135M parameters.\n\n  def f(x):\n    return x  # 42": (
+        [788, 216, 34, 32, 34, 36, 28, 260, 1743, 761, 216, 33, 35, 37, 61, 6116, 30, 8866, 753,
+         275, 24, 104, 727, 472, 1003, 1792, 216, 907, 216, 36, 34], 3.251294),
+}
+
+
+def shardtune(*arguments):
+    """Standard output of the program; its messages are in the failure."""
+    result = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise AssertionError(f"{arguments[0]} left {result.returncode}:\n{result.stderr[-3000:]}")
+    return result.stdout
+
+
+def our_ids(model, texts, scratch, *options):
+    """Ids of texts without line breaks, one call for all."""
+    path = pathlib.Path(scratch) / "lines.txt"
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8", newline="")
+    lines = shardtune("tokenize", "--model", model, "--file", path, *options).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def our_loss(model, rows, scratch, *options):
+    path = pathlib.Path(scratch) / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return json.loads(shardtune("eval", "--model", model, "--data", path, "--metric", "loss",
+                                "--json", *options))
+
+
+def their_loss(model, sequences):
+    """Mean over the trained tokens of (ids, trained) pairs."""
+    sums = [peers.negative_log_likelihood(model, ids, trained) for ids, trained in sequences]
+    return sum(s for s, _ in sums) / sum(n for _, n in sums), sum(n for _, n in sums)
+
+
+def real_texts(count):
+    """Paragraphs of real text, without line breaks."""
+    path = CORPORA / "wiki_demo.txt"
+    if not path.exists():
+        raise unittest.SkipTest(f"{path} is absent")
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return [line[:1200] for line in lines if len(line) > 300][:count]
+
+
+def sample_rows(count):
+    lines = (ROOT / "data/samples/eval.jsonl").read_text().splitlines()[:count]
+    return [json.loads(line) for line in lines]
+
+
+class ParityCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.scratch = pathlib.Path(folder.name)
+
+    def assert_close(self, ours, theirs, relative):
+        self.assertLessEqual(abs(ours - theirs), relative * abs(theirs),
+                             f"ours {ours}, theirs {theirs}, allowed {relative:g} of it")
+
+    def train(self, config):
+        path = self.scratch / "run.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        shardtune("train", path)
+        return pathlib.Path(config["checkpoint"]["output_dir"]) / "adapter"
+
+
+@functools.cache
+def smollm2():
+    path = peers.model_path()
+    if path is None:
+        raise unittest.SkipTest("SmolLM2-135M-Instruct.Q4_1.gguf is absent; set SHARDTUNE_MODEL")
+    return path
+
+
+@functools.cache
+def smollm2_tokenizer():
+    return peers.load_tokenizer(smollm2())
+
+
+class SmolLM2(ParityCase):
+    def sequences(self, rows):
+        """Ids and trained mask of completion rows under the smollm2 template."""
+        result = []
+        for row in rows:
+            prompt = smollm2_tokenizer().encode(
+                f"{SMOLLM2_SYSTEM}<|im_start|>user\n{row['prompt']}<|im_end|>\n"
+                "<|im_start|>assistant\n").ids
+            answer = smollm2_tokenizer().encode(row["completion"] + "<|im_end|>").ids
+            result.append((prompt + answer, [False] * len(prompt) + [True] * len(answer)))
+        return result
+
+    def test_ids_of_real_text(self):
+        texts = real_texts(400)
+        theirs = [encoding.ids for encoding in smollm2_tokenizer().encode_batch(texts)]
+        self.assertEqual(our_ids(smollm2(), texts, self.scratch), theirs)
+
+    def test_golden_ids_and_losses(self):
+        for text, (ids, loss) in GOLDEN.items():
+            found = json.loads(shardtune("tokenize", "--model", smollm2(), "--text", text))
+            self.assertEqual(found, ids)
+            result = our_loss(smollm2(), [{"text": text}], self.scratch, "--format", "text")
+            if result["num_tokens"] == len(ids) - 1:
+                self.assert_close(result["loss"], loss, ROUNDED)
+
+    def test_golden_answer(self):
+        answer = shardtune("generate", "--model", smollm2(), "--prompt",
+                           "What is the capital of France?", "--max-new-tokens", "16")
+        self.assertEqual(answer.strip(), "The capital of France is Paris.")
+
+    def test_loss_of_real_text(self):
+        texts = real_texts(8)
+        ids = our_ids(smollm2(), texts, self.scratch)
+        ours = our_loss(smollm2(), [{"text": t} for t in texts], self.scratch, "--format", "text")
+        extra = ours["num_tokens"] - sum(len(i) - 1 for i in ids)
+        self.assertIn(extra, (0, len(texts)))
+        if extra:  # every text closes with the end token
+            ids = [i + [smollm2_tokenizer().token_to_id("<|im_end|>")] for i in ids]
+        theirs, count = their_loss(peers.load_model(smollm2()), [(i, None) for i in ids])
+        self.assertEqual(ours["num_tokens"], count)
+        self.assert_close(ours["loss"], theirs, ROUNDED)
+
+    def test_loss_of_completions(self):
+        rows = sample_rows(12)
+        ours = our_loss(smollm2(), rows, self.scratch)
+        theirs, count = their_loss(peers.load_model(smollm2()), self.sequences(rows))
+        self.assertEqual(ours["num_tokens"], count)
+        self.assert_close(ours["loss"], theirs, ROUNDED)
+
+    def test_adapter_and_merged_model_after_training(self):
+        """Three QLoRA steps; then PEFT on the bitsandbytes NF4 base, and the merged model."""
+        run = self.scratch / "run"
+        shardtune("train", ROOT / "configs/quickstart.yaml",
+                  "--set", f"model.model_name_or_path={smollm2()}",
+                  "--set", f"data.train=[{{path: {ROOT}/data/samples/train.jsonl}}]",
+                  "--set", f"checkpoint.output_dir={run}", "--set", "training.stop_at_step=3",
+                  "--set", "training.max_steps=3")
+        rows = sample_rows(12)
+        ours = our_loss(smollm2(), rows, self.scratch, "--adapter", run / "adapter")
+
+        base = peers.load_model(smollm2())
+        peers.quantize_like_bitsandbytes(base)
+        theirs, count = their_loss(peft.PeftModel.from_pretrained(base, run / "adapter"),
+                                   self.sequences(rows))
+        self.assertEqual(ours["num_tokens"], count)
+        self.assert_close(ours["loss"], theirs, ROUNDED)
+        plain, _ = their_loss(peers.load_model(smollm2()), self.sequences(rows))
+        self.assertGreater(abs(plain - theirs), 5 * ROUNDED * theirs, "the adapter does too little")
+
+        merged = self.scratch / "merged"
+        shardtune("export", "--model", smollm2(), "--adapter", run / "adapter", "--to", "hf",
+                  "--out", merged)
+        model = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+        loss, _ = their_loss(model.eval(), self.sequences(rows))
+        self.assert_close(ours["loss"], loss, ROUNDED)
+        self.check_exported_tokenizer(merged)
+
+    def check_exported_tokenizer(self, merged):
+        texts = real_texts(100) + ["  1 22\t333", "a\u0301 caf\u00e9 \U0001f600", " <|im_end|>x"]
+        theirs = transformers.AutoTokenizer.from_pretrained(merged)
+        self.assertEqual(our_ids(smollm2(), texts, self.scratch),
+                         [theirs(text)["input_ids"] for text in texts])
+        self.assertEqual(our_ids(merged, texts, self.scratch),
+                         our_ids(smollm2(), texts, self.scratch))
+        chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]
+        rendered = theirs.apply_chat_template(chat, tokenize=False)
+        self.assertEqual(rendered, SMOLLM2_SYSTEM + "<|im_start|>user\nHi<|im_end|>\n"
+                                   "<|im_start|>assistant\nYes.<|im_end|>\n")
+
+
+def make_tiny_model(folder):
+    """A random llama with a byte-level tokenizer and the chatml template."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {token: i for i, token in enumerate(specials + alphabet)}
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r")]
+    for left, right in merges:
+        vocab[left + right] = len(vocab)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = (
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+        "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    fast.save_pretrained(folder)
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=len(vocab), max_position_embeddings=512,
+        rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=0, eos_token_id=2,
+        initializer_range=0.1)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return tokenizer
+
+
+class TinyModel(ParityCase):
+    """Everything in fp32, so that the sides agree to fp32's own rounding."""
+
+    def config(self, folder, adapter):
+        return {
+            "model": {"model_name_or_path": str(folder), "compute_dtype": "float32"},
+            "quantization": {"method": "none"},
+            "adapter": {"method": "lora", **adapter},
+            "data": {"train": [{"path": str(ROOT / "data/samples/train.jsonl"),
+                                "format": "completion"}],
+                     "chat_template": "chatml", "max_length": 512},
+            "training": {"max_steps": 6, "micro_batch_size": 1, "global_batch_size": 2,
+                         "learning_rate": 0.02},
+            "checkpoint": {"output_dir": str(self.scratch / "run")},
+        }
+
+    def sequences(self, tokenizer, rows):
+        result = []
+        for row in rows:
+            prompt = tokenizer.encode(f"<|im_start|>user\n{row['prompt']}<|im_end|>\n"
+                                      "<|im_start|>assistant\n").ids
+            answer = tokenizer.encode(row["completion"] + "<|im_end|>").ids
+            result.append((prompt + answer, [False] * len(prompt) + [True] * len(answer)))
+        return result
+
+    def check(self, adapter_keys):
+        folder = self.scratch / "model"
+        tokenizer = make_tiny_model(folder)
+        rows = sample_rows(10)
+        sequences = self.sequences(tokenizer, rows)
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        before, _ = their_loss(base.eval(), sequences)
+        adapter = self.train(self.config(folder, adapter_keys))
+
+        ours = our_loss(folder, rows, self.scratch, "--adapter", adapter)
+        model = peft.PeftModel.from_pretrained(base, adapter)
+        theirs, count = their_loss(model.eval(), sequences)
+        self.assertEqual(ours["num_tokens"], count)
+        self.assertLess(theirs, 0.9 * before, "the adapter learned nothing")
+        # eval runs in the dtype the machine is fast in, and says so nowhere: 0.5%.
+        self.assert_close(ours["loss"], theirs, ROUNDED)
+
+        merged = self.scratch / "merged"
+        shardtune("export", "--model", folder, "--adapter", adapter, "--to", "hf", "--out", merged,
+                  "--dtype", "float32")
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+        with torch.no_grad():
+            for ids, _ in sequences[:3]:
+                ids = torch.tensor([ids])
+                expected = model(ids).logits
+                difference = (loaded.eval()(ids).logits - expected).abs().max()
+                # W + s B A rounded once to fp32 against two separate sums.
+                self.assertLessEqual(difference.item(), FP32 * expected.abs().max().item())
+        texts = [row["prompt"] for row in rows]
+        automatic = transformers.AutoTokenizer.from_pretrained(merged)
+        self.assertEqual([automatic(text)["input_ids"] for text in texts],
+                         our_ids(folder, texts, self.scratch))
+
+    def test_lora_all_linear(self):
+        self.check({"lora_rank": 8, "lora_alpha": 16, "target_modules": "all-linear"})
+
+    def test_rslora_on_two_modules(self):
+        self.check({"lora_rank": 4, "lora_alpha": 8, "use_rslora": True,
+                    "target_modules": ["q_proj", "v_proj"]})
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
