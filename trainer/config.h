@@ -98,6 +98,8 @@ struct RunConfig {
   CheckpointSection checkpoint;
   LoggingSection logging;
   EvalSection eval;
+  /// Settings that are allowed but have no effect in this run; the trainer logs them.
+  std::vector<std::string> notices;
 };
 
 /// Reads a configuration file; `overrides` are the "section.key=value" of --set, in order.

@@ -14,7 +14,7 @@ namespace shardtune::trainer {
 
 enum class ResumeMode {
   kAuto,   // from the newest checkpoint of output_dir that is whole, else from the start
-  kNever,  // from the start; an output_dir that holds a run is an error
+  kNever,  // from the start; an earlier run in output_dir is moved to output_dir/previous-<n>
   kPath,   // from exactly this checkpoint folder
 };
 

@@ -1,0 +1,17 @@
+// Work that one rank does for all: an error on it becomes the same error on every rank, so that
+// nobody is left waiting in a collective.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "parallel/communicator.h"
+
+namespace shardtune::trainer {
+
+/// Runs body on rank 0 and gives its text to every rank. Collective.
+/// Errors  what body threw, with its exit code and message, on every rank
+std::string run_on_rank_zero(parallel::Communicator& comm,
+                             const std::function<std::string()>& body);
+
+}  // namespace shardtune::trainer

@@ -1,0 +1,171 @@
+#include "trainer/job.h"
+
+#include <algorithm>
+
+#include "core/log.h"
+#include "io/file.h"
+
+namespace shardtune::trainer {
+namespace {
+
+/// The template, or null where none is needed: raw completions and plain text.
+std::unique_ptr<data::ChatTemplate> choose_template(const Job& job) {
+  const std::string& name = job.config.data.chat_template;
+  if (name == "none" || job.config.training.objective == "pretrain")
+    return nullptr;
+  try {
+    return data::make_chat_template(name, job.tokenizer->chat_template_text());
+  } catch (const UnsupportedError&) {
+    // A model without a known template still trains on plain text.
+    for (const auto* files : {&job.config.data.train, &job.config.data.eval}) {
+      for (const data::DatasetFile& file : *files) {
+        const auto records = data::read_records(file);
+        const bool plain = std::all_of(records.begin(), records.end(), [](const auto& record) {
+          return record.messages.empty() && !record.raw;
+        });
+        if (!plain)
+          throw;
+      }
+    }
+    return nullptr;
+  }
+}
+
+data::Dataset load_files(const Job& job, const std::vector<data::DatasetFile>& files) {
+  data::DatasetOptions options;
+  options.files = files;
+  options.train_on = job.config.data.train_on;
+  options.max_length = job.config.data.max_length;
+  return data::load_dataset(options, *job.tokenizer, job.chat.get());
+}
+
+void warn_truncated(const data::Dataset& dataset, const char* name, int64_t max_length) {
+  const data::DatasetStats& stats = dataset.stats;
+  if (stats.num_truncated == 0)
+    return;
+  log_warning(std::string("data.") + name + ": " + std::to_string(stats.num_truncated) + " of " +
+              std::to_string(stats.num_samples) + " samples are longer than data.max_length (" +
+              std::to_string(max_length) + ") and were cut; " +
+              std::to_string(stats.num_truncated_answers) + " of them lost the end of the answer");
+}
+
+void make_plan(Job& job) {
+  const TrainingSection& training = job.config.training;
+  data::PlanOptions options;
+  options.packing =
+      job.config.data.packing ? data::Packing::kPacked : data::Packing::kOneSamplePerRow;
+  options.max_length = job.config.data.max_length;
+  options.micro_batch_size = training.micro_batch_size;
+  options.global_batch_size = training.global_batch_size;
+  options.seed = training.seed;
+  job.plan = std::make_unique<data::DataPlan>(job.train_set.samples, options);
+  job.total_steps = training.max_steps > 0 ? training.max_steps
+                                           : job.plan->total_steps(training.num_train_epochs);
+  job.last_step = training.stop_at_step > 0 ? std::min(job.total_steps, training.stop_at_step)
+                                            : job.total_steps;
+  optim::ScheduleOptions schedule;
+  schedule.type = training.lr_scheduler_type;
+  schedule.learning_rate = training.learning_rate;
+  schedule.total_steps = job.total_steps;
+  schedule.warmup_steps =
+      optim::resolve_warmup_steps(job.total_steps, training.warmup_steps, training.warmup_ratio);
+  job.schedule = std::make_unique<optim::Schedule>(schedule);
+}
+
+std::string digest_of(const data::Dataset& train, const data::Dataset& eval) {
+  io::Sha256 sha256;
+  for (const data::Dataset* dataset : {&train, &eval}) {
+    for (const data::Sample& sample : dataset->samples) {
+      const uint64_t head[] = {sample.id, sample.ids.size()};
+      sha256.update(std::as_bytes(std::span<const uint64_t>(head)));
+      sha256.update(std::as_bytes(std::span<const int32_t>(sample.ids)));
+      sha256.update(std::as_bytes(std::span<const uint8_t>(sample.trained)));
+    }
+  }
+  return sha256.hex_digest();
+}
+
+void check_context(const Job& job) {
+  const int64_t context = job.source->config().max_position_embeddings;
+  if (context > 0 && job.config.data.max_length > context) {
+    throw ConfigError("data.max_length: expected at most " + std::to_string(context) +
+                      " (the context of " + job.source->path() + "), found " +
+                      std::to_string(job.config.data.max_length) +
+                      ". Write 'max_length: " + std::to_string(context) + "'.");
+  }
+}
+
+}  // namespace
+
+void check_inputs(Job& job) {
+  const RunConfig& config = job.config;
+  job.source = models::open_model_source(config.model.model_name_or_path);
+  job.compute_dtype = resolve_compute_dtype(config.model.compute_dtype);
+  check_context(job);
+  job.tokenizer = data::load_tokenizer(config.model.model_name_or_path);
+  job.chat = choose_template(job);
+  job.train_set = load_files(job, config.data.train);
+  warn_truncated(job.train_set, "train", config.data.max_length);
+  if (!config.data.eval.empty()) {
+    job.eval_set = load_files(job, config.data.eval);
+    warn_truncated(job.eval_set, "eval", config.data.max_length);
+  }
+  make_plan(job);
+  job.objective = objectives::objectives().at(config.training.objective)();
+}
+
+void agree_on_inputs(Job& job, const std::string& identity) {
+  parallel::Communicator& comm = job.comm;
+  parallel::check_same_on_all_ranks(comm, "program version, instruction set and libraries",
+                                    identity);
+  const auto hashes = comm.all_gather_strings(config_hash(job.config));
+  if (std::any_of(hashes.begin(), hashes.end(),
+                  [&](const std::string& hash) { return hash != hashes[0]; })) {
+    // Key by key, so that the message names the one that differs.
+    const auto keys = resume_keys(job.config);
+    parallel::check_same_on_all_ranks(comm, "number of configuration keys",
+                                      std::to_string(keys.size()));
+    for (const auto& [key, value] : keys)
+      parallel::check_same_on_all_ranks(comm, key, value);
+    parallel::check_same_on_all_ranks(comm, "configuration", resolved_text(job.config));
+  }
+  parallel::check_same_on_all_ranks(comm, "tokens of the data files",
+                                    digest_of(job.train_set, job.eval_set));
+  // The ranks of one host read one file: its first rank hashes it.
+  const bool hashes_base = comm.local_rank() == 0;
+  const auto bases = comm.all_gather_strings(hashes_base ? job.source->content_hash() : "");
+  job.base_sha256 = bases[0];
+  for (size_t rank = 0; rank < bases.size(); ++rank) {
+    if (!bases[rank].empty() && bases[rank] != job.base_sha256) {
+      throw RankMismatchError("model.model_name_or_path: expected the same weights on all ranks (" +
+                              job.base_sha256.substr(0, 16) + " on rank 0), found " +
+                              bases[rank].substr(0, 16) + " on rank " + std::to_string(rank) +
+                              ". Copy one model to all hosts.");
+    }
+  }
+}
+
+void load(Job& job) {
+  const RunConfig& config = job.config;
+  job.store = std::make_unique<parallel::ShardedParameterStore>(job.comm, config.parallel.stage);
+  models::LoadOptions options;
+  options.quantization = config.quantization;
+  options.compute_dtype = job.compute_dtype;
+  job.model = models::load_model(*job.source, *job.store, options);
+  job.adapter = config.adapter.options->attach(*job.model);
+  job.store->seal();
+  job.adapter->initialize(config.training.seed);
+  job.states = std::make_unique<OptimizerStates>(*job.store, *config.optimizer.optimizer);
+}
+
+models::ForwardOptions forward_options(const Job& job, int64_t step) {
+  models::ForwardOptions options;
+  options.context.mode = models::Mode::kTraining;
+  options.context.seed = job.config.training.seed;
+  options.context.step = step;
+  options.hooks = {job.adapter.get()};
+  options.gradient_checkpointing = job.config.training.gradient_checkpointing;
+  return options;
+}
+
+}  // namespace shardtune::trainer

@@ -1,0 +1,70 @@
+// Everything one run works with, in the order in which it comes to be: inputs that every rank can
+// check alone, then what the ranks build together.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "adapters/adapter.h"
+#include "data/chat_template.h"
+#include "data/dataset.h"
+#include "data/plan.h"
+#include "data/tokenizer.h"
+#include "models/model.h"
+#include "models/model_source.h"
+#include "objectives/objective.h"
+#include "optim/schedule.h"
+#include "parallel/communicator.h"
+#include "parallel/sharded_store.h"
+#include "trainer/config.h"
+#include "trainer/optimizer_states.h"
+
+namespace shardtune::trainer {
+
+struct Job {
+  Job(const RunConfig& run_config, parallel::Communicator& communicator)
+      : config(run_config), comm(communicator) {}
+
+  const RunConfig& config;
+  parallel::Communicator& comm;
+
+  // Filled by check_inputs(): local, the same on every rank.
+  std::unique_ptr<models::ModelSource> source;
+  std::unique_ptr<data::Tokenizer> tokenizer;
+  std::unique_ptr<data::ChatTemplate> chat;  // null: records are taken as raw text
+  data::Dataset train_set;
+  data::Dataset eval_set;  // empty: no evaluation
+  std::unique_ptr<data::DataPlan> plan;
+  std::unique_ptr<objectives::Objective> objective;
+  std::unique_ptr<optim::Schedule> schedule;
+  DType compute_dtype = DType::kFloat32;
+  int64_t total_steps = 0;  // of the schedule
+  int64_t last_step = 0;    // where this process ends: total_steps or stop_at_step
+
+  // Filled by agree_on_inputs().
+  std::string base_sha256;
+
+  // Filled by load().
+  std::unique_ptr<parallel::ShardedParameterStore> store;
+  std::unique_ptr<models::Model> model;
+  std::unique_ptr<adapters::Adapter> adapter;
+  std::unique_ptr<OptimizerStates> states;
+};
+
+/// Opens the model's header, tokenises, plans. No collective: what is wrong in the inputs is told
+/// by every rank that sees it. Errors  those of model, tokenizer, template and data; ConfigError:
+/// max_length above the model's
+///         context
+void check_inputs(Job& job);
+
+/// RankMismatchError when ranks were started with another config, program, model or data.
+void agree_on_inputs(Job& job, const std::string& identity);
+
+/// Loads and quantises the base, attaches the adapter, shards, makes zero optimizer states.
+void load(Job& job);
+
+/// The options of a forward pass in training, without its batch.
+models::ForwardOptions forward_options(const Job& job, int64_t step);
+
+}  // namespace shardtune::trainer

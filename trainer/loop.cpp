@@ -1,0 +1,173 @@
+#include "trainer/loop.h"
+
+#include <chrono>
+#include <cstdio>
+
+#include "core/log.h"
+#include "trainer/checkpoint.h"
+#include "trainer/collective.h"
+#include "trainer/evaluate.h"
+#include "trainer/memory.h"
+#include "trainer/progress.h"
+#include "trainer/step.h"
+
+namespace shardtune::trainer {
+namespace {
+
+bool is_due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  return text;
+}
+
+}  // namespace
+
+Loop::Loop(Job& job, RunFolder& folder, const TrainOptions& options, int64_t first_step)
+    : job_(job),
+      folder_(folder),
+      options_(options),
+      first_step_(first_step),
+      saved_step_(first_step) {
+  result_.steps = first_step;
+  result_.total_steps = job.total_steps;
+}
+
+void Loop::run(const std::function<int()>& signal) {
+  Progress progress(first_step_, job_.last_step);
+  int64_t tokens = 0;
+  double seconds = 0.0;
+  stop_if_asked(first_step_, signal);
+  for (int64_t done = first_step_ + 1; done <= job_.last_step; ++done) {
+    const auto start = std::chrono::steady_clock::now();
+    const StepResult step = train_step(job_, done - 1);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    tokens += step.num_tokens;
+    seconds += elapsed.count();
+    result_.steps = done;
+    result_.final_loss = step.loss;
+    result_.tokens_per_second = static_cast<double>(tokens) / seconds;
+
+    const bool is_last = done == job_.total_steps;
+    const bool evaluated =
+        !job_.eval_set.samples.empty() && (is_last || is_due(done, job_.config.eval.eval_steps));
+    if (evaluated) {
+      if (job_.comm.rank() == 0)
+        progress.clear();
+      evaluate();
+    }
+    if (evaluated || is_last || is_due(done, job_.config.logging.logging_steps)) {
+      log(done, step, elapsed.count(), evaluated);
+      if (job_.comm.rank() == 0)
+        progress.show({done, step.loss, step.learning_rate, result_.tokens_per_second});
+    }
+    if (done == job_.last_step || is_due(done, job_.config.checkpoint.save_steps)) {
+      progress.clear();
+      save(done);
+    }
+    stop_if_asked(done, signal);
+  }
+}
+
+void Loop::evaluate() {
+  EvaluateOptions options;
+  options.hooks = {job_.adapter.get()};
+  const LossResult loss = evaluate_loss(*job_.model, job_.eval_set, job_.comm, options);
+  result_.eval_loss = loss.loss;
+  result_.has_eval = true;
+  log_info("evaluation: loss " + number(loss.loss) + " over " + std::to_string(loss.num_tokens) +
+           " tokens of " + std::to_string(loss.num_samples) + " samples");
+}
+
+void Loop::log(int64_t step, const StepResult& result, double seconds, bool evaluated) {
+  const int64_t peak = job_.comm.all_reduce_max(peak_rss_bytes());
+  result_.peak_rss_bytes = peak;
+  if (job_.comm.rank() != 0)
+    return;
+  std::string line =
+      "{\"step\": " + std::to_string(step) + ", \"loss\": " + number(result.loss) +
+      ", \"grad_norm\": " + number(result.grad_norm) +
+      ", \"learning_rate\": " + number(result.learning_rate) +
+      ", \"tokens\": " + std::to_string(result.num_tokens) +
+      ", \"tokens_per_second\": " + number(static_cast<double>(result.num_tokens) / seconds) +
+      ", \"step_time_ms\": " + number(seconds * 1e3) +
+      ", \"peak_rss_bytes\": " + std::to_string(peak) + ", \"limit_fraction\": null";
+  if (evaluated)
+    line += ", \"eval_loss\": " + number(result_.eval_loss);
+  try {
+    folder_.append_metrics(line + "}");
+  } catch (const WriteError& error) {
+    note_write_failure(error.what());
+  }
+}
+
+void Loop::note_write_failure(const std::string& what) {
+  // Once is enough to read; the exit code tells it at the end.
+  if (result_.exit_code == ExitCode::kOk)
+    log_warning(what + " Training goes on; the run will end with code 73.");
+  else
+    log_warning(what);
+  result_.exit_code = ExitCode::kCannotWrite;
+}
+
+Checkpoint Loop::collect(int64_t step) {
+  Checkpoint checkpoint;
+  checkpoint.step = step;
+  checkpoint.seed = job_.config.training.seed;
+  checkpoint.config_sha256 = config_hash(job_.config);
+  checkpoint.base_sha256 = job_.base_sha256;
+  checkpoint.identity = options_.identity;
+  checkpoint.config = resume_keys(job_.config);
+  checkpoint.hook_state = job_.adapter->named_state();
+  checkpoint.optimizer = job_.states->gather(job_.comm);
+  if (job_.comm.rank() == 0)
+    checkpoint.adapter = read_trainables(*job_.store);
+  return checkpoint;
+}
+
+void Loop::save(int64_t step) {
+  if (step == saved_step_)
+    return;
+  check_weights_finite(job_, step);
+  const fs::path& folder = folder_.path();
+  const Checkpoint checkpoint = collect(step);
+  try {
+    run_on_rank_zero(job_.comm, [&] {
+      folder_.sync_metrics();
+      return write_partial_checkpoint(folder, checkpoint).string();
+    });
+    // The vote: every rank lives and stands at the same step.
+    if (job_.comm.all_reduce_min(step) != job_.comm.all_reduce_max(step))
+      throw RankMismatchError("checkpoint: ranks stand at different steps.");
+    run_on_rank_zero(job_.comm, [&] {
+      const std::string path = commit_checkpoint(folder, step).string();
+      rotate_checkpoints(folder, step, job_.config.checkpoint.save_total_limit);
+      return path;
+    });
+  } catch (const Error& error) {
+    if (error.exit_code() != ExitCode::kCannotWrite)
+      throw;
+    result_.exit_code = ExitCode::kCannotWrite;
+    log_warning("checkpoint of step " + std::to_string(step) + " was not saved: " + error.what() +
+                " Training goes on with the previous one; the run will end with code 73.");
+    return;
+  }
+  saved_step_ = step;
+  log_info("saved " + (folder / ("checkpoint-" + std::to_string(step))).string());
+}
+
+void Loop::stop_if_asked(int64_t step, const std::function<int()>& signal) {
+  const int64_t received = job_.comm.all_reduce_max(signal());
+  if (received == 0 || (step == job_.last_step && step > first_step_))
+    return;
+  log_info("signal " + std::to_string(received) + ": saving after step " + std::to_string(step));
+  save(step);
+  if (saved_step_ != step && step > 0)
+    throw WriteError("stopped by signal " + std::to_string(received) + " after step " +
+                     std::to_string(step) + ", but the checkpoint could not be written.");
+  throw PreemptedError("stopped by signal " + std::to_string(received) + " after step " +
+                       std::to_string(step) + ". Run the same command to go on.");
+}
+
+}  // namespace shardtune::trainer

@@ -1,0 +1,45 @@
+// The steps of a run: train, log, evaluate, save, and stop where the ranks agree to stop.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "trainer/checkpoint.h"
+#include "trainer/job.h"
+#include "trainer/run_folder.h"
+#include "trainer/step.h"
+#include "trainer/train.h"
+
+namespace shardtune::trainer {
+
+class Loop {
+ public:
+  /// `first_step` steps are done already (a resume). `signal` tells the signal received so far.
+  Loop(Job& job, RunFolder& folder, const TrainOptions& options, int64_t first_step);
+
+  /// Runs to job.last_step. PreemptedError after saving when a signal came. Collective.
+  void run(const std::function<int()>& signal);
+
+  const TrainResult& result() const { return result_; }
+  TrainResult& result() { return result_; }
+  /// Evaluates when there is an evaluation set; the last result counts. Collective.
+  void evaluate();
+  /// Saves the state after `step` steps. A failure to write is a warning. Collective.
+  void save(int64_t step);
+
+ private:
+  void log(int64_t step, const StepResult& result, double seconds, bool evaluated);
+  void stop_if_asked(int64_t step, const std::function<int()>& signal);
+  void note_write_failure(const std::string& what);
+  Checkpoint collect(int64_t step);
+
+  Job& job_;
+  RunFolder& folder_;
+  const TrainOptions& options_;
+  int64_t first_step_;
+  int64_t saved_step_;  // newest step that a resume would find
+  TrainResult result_;
+};
+
+}  // namespace shardtune::trainer

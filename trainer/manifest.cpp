@@ -1,0 +1,171 @@
+#include "trainer/manifest.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "core/error.h"
+#include "io/file.h"
+#include "io/json.h"
+
+namespace shardtune::trainer {
+namespace {
+
+constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kMaxManifestBytes = 64 << 20;
+
+[[noreturn]] void damaged(const fs::path& file, const std::string& what) {
+  throw DataError(file.string() + ": " + what + ". The checkpoint is damaged; use an earlier one.");
+}
+
+std::string hex32(uint32_t value) {
+  char text[16];
+  std::snprintf(text, sizeof text, "%08x", value);
+  return text;
+}
+
+io::Json to_json(const Manifest& manifest) {
+  io::Json files = io::Json::array();
+  for (const ManifestFile& file : manifest.files) {
+    io::Json crcs = io::Json::array();
+    for (const uint32_t crc : file.crc32c)
+      crcs.push_back(static_cast<int64_t>(crc));
+    io::Json entry = io::Json::object();
+    entry.set("name", file.name);
+    entry.set("size", file.size);
+    entry.set("sha256", file.sha256);
+    entry.set("crc32c", std::move(crcs));
+    files.push_back(std::move(entry));
+  }
+  io::Json json = io::Json::object();
+  json.set("format_version", kFormatVersion);
+  json.set("step", manifest.step);
+  json.set("seed", static_cast<int64_t>(manifest.seed));
+  json.set("config_sha256", manifest.config_sha256);
+  json.set("base_sha256", manifest.base_sha256);
+  json.set("block_bytes", kManifestBlockBytes);
+  json.set("files", std::move(files));
+  return json;
+}
+
+/// The text of manifest.json: the body and the checksum of the body's own text.
+std::string sealed_text(const io::Json& body) {
+  io::Json sealed = io::Json::object();
+  sealed.set("manifest", body);
+  sealed.set("sha256", io::sha256_hex(io::as_bytes(body.dump())));
+  return sealed.dump() + "\n";
+}
+
+ManifestFile parse_file(const io::Json& entry, const std::string& name) {
+  const io::JsonReader reader(entry, name);
+  ManifestFile file;
+  file.name = reader.string("name");
+  file.size = reader.integer("size");
+  file.sha256 = reader.string("sha256");
+  const io::Json* crcs = entry.find("crc32c");
+  if (crcs == nullptr || !crcs->is_array())
+    throw DataError(name + ": crc32c: expected an array of integers");
+  for (const io::Json& crc : crcs->as_array()) {
+    if (!crc.is_integer())
+      throw DataError(name + ": crc32c: expected an array of integers");
+    file.crc32c.push_back(static_cast<uint32_t>(crc.as_integer()));
+  }
+  return file;
+}
+
+Manifest parse_manifest(const fs::path& path) {
+  const std::string text = io::read_text_file(path, kMaxManifestBytes);
+  const std::string name = path.string();
+  const io::Json sealed = io::parse_json(text, name);
+  const io::Json* body = sealed.find("manifest");
+  if (body == nullptr || !body->is_object())
+    damaged(path, "expected a member 'manifest'");
+  const io::JsonReader reader(*body, name);
+  if (const int64_t version = reader.integer("format_version"); version != kFormatVersion) {
+    throw UnsupportedError(name + ": expected checkpoint format_version 1, found " +
+                           std::to_string(version) + ". Use the program that wrote it.");
+  }
+  if (sealed_text(*body) != text)
+    damaged(path, "the manifest differs from its own checksum");
+  Manifest manifest;
+  manifest.step = reader.integer("step");
+  manifest.seed = static_cast<uint64_t>(reader.integer("seed"));
+  manifest.config_sha256 = reader.string("config_sha256");
+  manifest.base_sha256 = reader.string("base_sha256");
+  const io::Json* files = body->find("files");
+  if (files == nullptr || !files->is_array())
+    damaged(path, "expected an array 'files'");
+  for (const io::Json& entry : files->as_array())
+    manifest.files.push_back(parse_file(entry, name));
+  return manifest;
+}
+
+void compare_file(const fs::path& path, const ManifestFile& expected, const ManifestFile& found) {
+  if (found.size != expected.size) {
+    damaged(path, "expected " + std::to_string(expected.size) + " bytes, found " +
+                      std::to_string(found.size));
+  }
+  if (found.crc32c.size() != expected.crc32c.size())
+    damaged(path, "the manifest lists another number of blocks");
+  for (size_t i = 0; i < found.crc32c.size(); ++i) {
+    if (found.crc32c[i] != expected.crc32c[i]) {
+      damaged(path, "block " + std::to_string(i) + " (from byte " +
+                        std::to_string(static_cast<int64_t>(i) * kManifestBlockBytes) +
+                        "): expected CRC-32C " + hex32(expected.crc32c[i]) + ", found " +
+                        hex32(found.crc32c[i]));
+    }
+  }
+  if (found.sha256 != expected.sha256)
+    damaged(path, "expected SHA-256 " + expected.sha256 + ", found " + found.sha256);
+}
+
+void refuse_unlisted(const fs::path& folder, const Manifest& manifest) {
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    const bool listed = name == kManifestFile ||
+                        std::any_of(manifest.files.begin(), manifest.files.end(),
+                                    [&](const ManifestFile& file) { return file.name == name; });
+    if (!listed)
+      damaged(it->path(), "a file that the manifest does not list");
+  }
+}
+
+}  // namespace
+
+ManifestFile describe_file(const fs::path& folder, const std::string& name) {
+  const io::MappedFile mapped(folder / name);
+  const std::span<const std::byte> bytes = mapped.bytes();
+  ManifestFile file;
+  file.name = name;
+  file.size = static_cast<int64_t>(bytes.size());
+  io::Sha256 sha256;
+  for (size_t begin = 0; begin < bytes.size(); begin += kManifestBlockBytes) {
+    const auto block =
+        bytes.subspan(begin, std::min<size_t>(kManifestBlockBytes, bytes.size() - begin));
+    file.crc32c.push_back(io::crc32c(block));
+    sha256.update(block);
+  }
+  file.sha256 = sha256.hex_digest();
+  return file;
+}
+
+void write_manifest(const fs::path& folder, const Manifest& manifest) {
+  io::FileWriter writer(folder / kManifestFile);
+  writer.write(sealed_text(to_json(manifest)));
+  writer.commit();
+}
+
+Manifest verify_folder(const fs::path& folder) {
+  const Manifest manifest = parse_manifest(folder / kManifestFile);
+  refuse_unlisted(folder, manifest);
+  for (const ManifestFile& file : manifest.files) {
+    const fs::path path = io::join_untrusted(folder, file.name, kManifestFile);
+    std::error_code error;
+    if (!fs::is_regular_file(fs::symlink_status(path, error)))
+      damaged(path, "expected a file, found none");
+    compare_file(path, file, describe_file(folder, file.name));
+  }
+  return manifest;
+}
+
+}  // namespace shardtune::trainer

@@ -1,0 +1,89 @@
+#include "trainer/step.h"
+
+#include <cmath>
+
+#include "optim/clip.h"
+#include "parallel/loss_sum.h"
+#include "trainer/non_finite.h"
+
+namespace shardtune::trainer {
+namespace {
+
+/// Leases every unit in the order of a pass, as a rank without a micro-batch must.
+void replay_units(ParameterStore& store) {
+  for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
+    for (const UnitId unit : store.unit_order(pass))
+      store.acquire(unit, pass);
+  }
+}
+
+void run_after_step_hooks(Job& job, int64_t step) {
+  std::vector<models::UpdatedRange> ranges;
+  for (const auto& segment : job.store->segments())
+    ranges.push_back({segment.id, segment.begin, segment.parameter, segment.gradient});
+  job.adapter->after_optimizer_step(step, ranges);
+}
+
+}  // namespace
+
+StepResult train_step(Job& job, int64_t step) {
+  parallel::ShardedParameterStore& store = *job.store;
+  const data::StepPlan plan = job.plan->step(step);
+  const auto num_micro_batches = static_cast<int64_t>(plan.micro_batches.size());
+
+  // Gradients and losses of all micro-batches; micro-batch m runs on rank m mod world_size.
+  FirstNonFinite bad;
+  parallel::LossSum losses(job.comm);
+  losses.begin(num_micro_batches);
+  store.begin_step(num_micro_batches);
+  for (int64_t round = 0; round < store.num_rounds(); ++round) {
+    const int64_t m = store.micro_batch_of_round(round);
+    if (m >= 0) {
+      const auto result =
+          run_micro_batch(job, plan.micro_batches[m], m, {step, plan.num_trained_tokens});
+      losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
+      bad.note(m, result.first_non_finite);
+    } else {
+      replay_units(store);
+    }
+    store.end_round();
+  }
+  store.finish_gradients();
+  const parallel::LossTotal loss = losses.finish();
+  const double grad_norm = std::sqrt(store.gradient_square_sum());
+  // Both numbers have the same bits on all ranks, so all take the same branch.
+  if (!std::isfinite(loss.sum) || !std::isfinite(grad_norm))
+    throw_non_finite(job, plan, step, bad);
+
+  // Clip, update this rank's ranges, bring the new weights to all ranks.
+  const float clip = optim::clip_coefficient(grad_norm, job.config.training.max_grad_norm);
+  for (const auto& segment : store.segments())
+    optim::scale_gradient(segment.gradient, clip);
+  const double learning_rate = job.schedule->learning_rate(step);
+  job.states->step(learning_rate, job.config.optimizer.weight_decay, step + 1);
+  store.publish_updates();
+  run_after_step_hooks(job, step);
+  return {loss.mean(), grad_norm, learning_rate, plan.num_tokens, plan.num_trained_tokens};
+}
+
+void probe_longest_micro_batch(Job& job, int64_t first_step) {
+  parallel::ShardedParameterStore& store = *job.store;
+  const data::MicroBatchPlan longest = job.plan->longest_micro_batch(job.last_step);
+  store.begin_step(job.comm.world_size());
+  run_micro_batch(job, longest, job.comm.rank(), {first_step, longest.num_trained_tokens});
+  store.cancel_step();
+}
+
+void check_weights_finite(const Job& job, int64_t step) {
+  for (const NamedTensor& tensor : read_trainables(*job.store)) {
+    for (const float value : tensor.values) {
+      if (!std::isfinite(value)) {
+        throw NonFiniteError("after step " + std::to_string(step) + ": " + tensor.name +
+                             ": expected finite weights, found NaN or infinity. Nothing was "
+                             "saved; lower training.learning_rate and resume.");
+      }
+    }
+  }
+}
+
+}  // namespace shardtune::trainer

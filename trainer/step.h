@@ -1,0 +1,29 @@
+// One optimizer step, as data-parallel training with sharded states has it.
+#pragma once
+
+#include <cstdint>
+
+#include "trainer/job.h"
+
+namespace shardtune::trainer {
+
+struct StepResult {
+  double loss = 0.0;       // mean negative log-likelihood per trained token of the step
+  double grad_norm = 0.0;  // before clipping
+  double learning_rate = 0.0;
+  int64_t num_tokens = 0;
+  int64_t num_trained_tokens = 0;
+};
+
+/// Runs step `step`, counted from 0. Collective.
+/// Errors  NonFiniteError on every rank: NaN or infinity in loss or gradient; nothing was updated
+StepResult train_step(Job& job, int64_t step);
+
+/// Forward and backward of the longest micro-batch without an update, so that buffers get their
+/// final size before the first step. Local.
+void probe_longest_micro_batch(Job& job, int64_t first_step);
+
+/// NonFiniteError naming the first trainable that holds NaN or infinity. Local.
+void check_weights_finite(const Job& job, int64_t step);
+
+}  // namespace shardtune::trainer
