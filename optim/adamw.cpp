@@ -13,11 +13,14 @@ constexpr int64_t kGrain = 1 << 14;
 
 AdamWScalars scalars_of(const AdamWOptions& options, const OptimizerSegment& segment,
                         int64_t step) {
+  const float weight = static_cast<float>(1.0 - options.beta1);
+  const bool lerp_from_gradient = weight >= 0.5f;
   const double bias_correction1 = 1.0 - std::pow(options.beta1, static_cast<double>(step));
   const double bias_correction2 = 1.0 - std::pow(options.beta2, static_cast<double>(step));
   return {
       .decay_factor = static_cast<float>(1.0 - segment.learning_rate * segment.weight_decay),
-      .one_minus_beta1 = static_cast<float>(1.0 - options.beta1),
+      .lerp_from_gradient = lerp_from_gradient,
+      .lerp_weight = lerp_from_gradient ? -(1.0f - weight) : weight,
       .beta2 = static_cast<float>(options.beta2),
       .one_minus_beta2 = static_cast<float>(1.0 - options.beta2),
       .bias_correction2_sqrt = static_cast<float>(std::sqrt(bias_correction2)),

@@ -19,7 +19,7 @@ void update_vector(D d, const AdamWScalars& s, const AdamWSpans& spans, size_t i
   const auto g = hn::LoadU(d, spans.gradient + i);
   auto p = hn::Mul(hn::LoadU(d, spans.parameter + i), hn::Set(d, s.decay_factor));
   auto m = hn::LoadU(d, spans.exp_avg + i);
-  m = hn::Add(m, hn::Mul(hn::Set(d, s.one_minus_beta1), hn::Sub(g, m)));
+  m = hn::Add(s.lerp_from_gradient ? g : m, hn::Mul(hn::Set(d, s.lerp_weight), hn::Sub(g, m)));
   const auto square = hn::Mul(hn::Mul(hn::Set(d, s.one_minus_beta2), g), g);
   const auto v = hn::Add(hn::Mul(hn::LoadU(d, spans.exp_avg_sq + i), hn::Set(d, s.beta2)), square);
   const auto root = hn::Div(hn::Sqrt(v), hn::Set(d, s.bias_correction2_sqrt));
@@ -58,7 +58,8 @@ void adamw_update_plain(const AdamWScalars& s, const AdamWSpans& spans) {
   for (size_t i = 0; i < spans.count; ++i) {
     const float g = spans.gradient[i];
     const float p = spans.parameter[i] * s.decay_factor;
-    const float m = spans.exp_avg[i] + s.one_minus_beta1 * (g - spans.exp_avg[i]);
+    const float m_before = spans.exp_avg[i];
+    const float m = (s.lerp_from_gradient ? g : m_before) + s.lerp_weight * (g - m_before);
     const float v = spans.exp_avg_sq[i] * s.beta2 + (s.one_minus_beta2 * g) * g;
     const float denominator = std::sqrt(v) / s.bias_correction2_sqrt + s.eps;
     spans.parameter[i] = p + s.negative_step_size * m / denominator;

@@ -8,7 +8,9 @@ namespace shardtune::optim {
 /// Scalars of one update, computed in fp64 and rounded once to f32, as torch hands them on.
 struct AdamWScalars {
   float decay_factor;  // 1 - lr * weight_decay
-  float one_minus_beta1;
+  // exp_avg moves towards the gradient as torch's lerp does: from the nearer end.
+  bool lerp_from_gradient;  // 1 - beta1 >= 0.5
+  float lerp_weight;        // 1 - beta1, or -beta1 when from the gradient
   float beta2;
   float one_minus_beta2;
   float bias_correction2_sqrt;  // sqrt(1 - beta2^t)

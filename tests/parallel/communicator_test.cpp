@@ -1,0 +1,204 @@
+#include "parallel/communicator.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+
+#include "parallel/thread_communicator.h"
+
+namespace shardtune::parallel {
+namespace {
+
+std::span<std::byte> bytes_of(std::vector<int>& values) {
+  return std::as_writable_bytes(std::span(values));
+}
+
+TEST(Communicator, MovesBytesBetweenAllRanks) {
+  for (const int world_size : {1, 2, 3, 8}) {
+    std::atomic<int> num_ranks = 0;
+    run_on_threads(world_size, [&](Communicator& comm) {
+      ++num_ranks;
+      comm.barrier();
+      for (int root = 0; root < world_size; ++root) {
+        std::vector<int> values(5, comm.rank() == root ? root + 100 : -1);
+        comm.broadcast(bytes_of(values), root, DType::kInt32);
+        EXPECT_EQ(values, std::vector<int>(5, root + 100));
+      }
+      const auto ranks = comm.all_gather_value(comm.rank());
+      for (int r = 0; r < world_size; ++r)
+        EXPECT_EQ(ranks[static_cast<size_t>(r)], r);
+      EXPECT_EQ(comm.all_reduce_max(comm.rank()), world_size - 1);
+      EXPECT_EQ(comm.all_reduce_min(comm.rank()), 0);
+      EXPECT_EQ(comm.all_reduce_sum(2), 2 * world_size);
+      EXPECT_TRUE(comm.any(comm.rank() == 0));
+      EXPECT_EQ(comm.all(comm.rank() == 0), world_size == 1);
+      const auto texts = comm.all_gather_strings(std::string(size_t(comm.rank()) * 3, 'x'));
+      for (int r = 0; r < world_size; ++r)
+        EXPECT_EQ(texts[static_cast<size_t>(r)], std::string(size_t(r) * 3, 'x'));
+    });
+    EXPECT_EQ(num_ranks, world_size);
+  }
+}
+
+TEST(Communicator, ExchangeKeepsTheOrderOfAPair) {
+  for (const int world_size : {1, 2, 5}) {
+    run_on_threads(world_size, [&](Communicator& comm) {
+      const auto n = static_cast<size_t>(world_size);
+      // Two messages to every rank, oneself included: of length 3, and of the receiver's rank.
+      std::vector<std::vector<int>> sent(2 * n), received(2 * n);
+      std::vector<Send> sends;
+      std::vector<Receive> receives;
+      for (int peer = 0; peer < world_size; ++peer) {
+        const auto p = static_cast<size_t>(peer);
+        sent[2 * p].assign(3, comm.rank() * 100 + peer);
+        sent[2 * p + 1].assign(p, comm.rank());
+        received[2 * p].resize(3);
+        received[2 * p + 1].resize(static_cast<size_t>(comm.rank()));
+        for (const size_t i : {2 * p, 2 * p + 1}) {
+          sends.push_back({peer, bytes_of(sent[i])});
+          receives.push_back({peer, bytes_of(received[i])});
+        }
+      }
+      comm.exchange(sends, receives, DType::kInt32);
+      for (int peer = 0; peer < world_size; ++peer) {
+        const auto p = static_cast<size_t>(peer);
+        EXPECT_EQ(received[2 * p], std::vector<int>(3, peer * 100 + comm.rank()));
+        EXPECT_EQ(received[2 * p + 1], std::vector<int>(size_t(comm.rank()), peer));
+      }
+    });
+  }
+}
+
+// Runs the bodies on two ranks; every rank must fail alike, with both calls in the message.
+std::string mismatch_of(const std::function<void(Communicator&)>& rank0,
+                        const std::function<void(Communicator&)>& rank1) {
+  std::atomic<int> num_failed = 0;
+  std::string text;
+  try {
+    run_on_threads(2, [&](Communicator& comm) {
+      try {
+        comm.rank() == 0 ? rank0(comm) : rank1(comm);
+      } catch (const RankMismatchError&) {
+        ++num_failed;
+        throw;
+      }
+    });
+  } catch (const RankMismatchError& error) {
+    text = error.what();
+  }
+  EXPECT_EQ(num_failed, 2);
+  return text;
+}
+
+std::vector<int> buffer(size_t count) { return std::vector<int>(count); }
+
+TEST(CommunicatorMismatch, DifferentCallsAreShown) {
+  const std::string text = mismatch_of([](Communicator& comm) { comm.barrier(); },
+                                       [](Communicator& comm) { comm.all_gather_value(1); });
+  EXPECT_NE(text.find("rank 0 barrier(#0"), std::string::npos) << text;
+  EXPECT_NE(text.find("rank 1 all_gather(#0, 4 bytes"), std::string::npos) << text;
+}
+
+TEST(CommunicatorMismatch, SizesRootsTypesTagsAndConfigurations) {
+  const auto broadcast = [](size_t count, int root, DType dtype, uint64_t tag) {
+    return [=](Communicator& comm) {
+      auto values = buffer(count);
+      comm.broadcast(bytes_of(values), root, dtype, tag);
+    };
+  };
+  const auto usual = broadcast(4, 0, DType::kInt32, 0);
+  EXPECT_NE(mismatch_of(usual, broadcast(5, 0, DType::kInt32, 0)).find("20 bytes"),
+            std::string::npos);
+  EXPECT_NE(mismatch_of(usual, broadcast(4, 1, DType::kInt32, 0)).find("root 1"),
+            std::string::npos);
+  EXPECT_NE(mismatch_of(usual, broadcast(4, 0, DType::kFloat32, 0)).find("float32"),
+            std::string::npos);
+  EXPECT_NE(mismatch_of(usual, broadcast(4, 0, DType::kInt32, 0xab)).find("tag ab"),
+            std::string::npos);
+  const auto configured = [](uint64_t word) {
+    return [=](Communicator& comm) {
+      comm.set_config_word(word);
+      comm.barrier();
+    };
+  };
+  EXPECT_NE(mismatch_of(configured(1), configured(0xbeef)).find("config beef"), std::string::npos);
+}
+
+TEST(CommunicatorMismatch, MessagesThatDoNotPairUp) {
+  const auto nothing = [](Communicator& comm) { comm.exchange({}, {}); };
+  const auto send_to_1 = [](Communicator& comm) {
+    auto values = buffer(3);
+    const Send send{1, bytes_of(values)};
+    comm.exchange({&send, 1}, {});
+  };
+  const auto receive_from_0 = [](size_t count) {
+    return [=](Communicator& comm) {
+      auto values = buffer(count);
+      const Receive receive{0, bytes_of(values)};
+      comm.exchange({}, {&receive, 1});
+    };
+  };
+  EXPECT_NE(mismatch_of(send_to_1, nothing).find("rank 0 sends 12 bytes"), std::string::npos);
+  EXPECT_NE(mismatch_of(nothing, receive_from_0(3)).find("expects 12 bytes"), std::string::npos);
+  EXPECT_NE(mismatch_of(send_to_1, receive_from_0(2)).find("expects 8 bytes"), std::string::npos);
+}
+
+TEST(CommunicatorMismatch, ValuesThatMustBeEqual) {
+  const auto check = [](std::string value) {
+    return [=](Communicator& comm) { check_same_on_all_ranks(comm, "config hash", value); };
+  };
+  run_on_threads(3, check("abc"));
+  const std::string text = mismatch_of(check("abc"), check("abd\n"));
+  EXPECT_NE(text.find("config hash"), std::string::npos);
+  EXPECT_NE(text.find("'abc'"), std::string::npos);
+  EXPECT_NE(text.find("'abd?'"), std::string::npos);
+}
+
+TEST(Communicator, AFailingRankDoesNotLeaveOthersWaiting) {
+  try {
+    run_on_threads(3, [](Communicator& comm) {
+      if (comm.rank() == 1)
+        throw DataError("rank 1 found a bad file");
+      comm.barrier();
+    });
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_STREQ(error.what(), "rank 1 found a bad file");
+  }
+}
+
+TEST(Communicator, ALeavingRankIsReported) {
+  EXPECT_THROW(run_on_threads(2,
+                              [](Communicator& comm) {
+                                if (comm.rank() == 0)
+                                  comm.barrier();
+                              }),
+               CommError);
+}
+
+TEST(Communicator, RefusesPeersAndSizesThatCannotBe) {
+  const auto comm = make_single_communicator();
+  auto values = buffer(2);
+  EXPECT_THROW(comm->broadcast(bytes_of(values), 1), ArgumentError);
+  EXPECT_THROW(comm->all_gather(bytes_of(values), bytes_of(values).first(4)), ArgumentError);
+  const Send send{2, bytes_of(values)};
+  EXPECT_THROW(comm->exchange({&send, 1}, {}), ArgumentError);
+  const Send self{0, bytes_of(values)};
+  EXPECT_THROW(comm->exchange({&self, 1}, {}), ArgumentError);
+}
+
+TEST(Communicator, RemembersTheLast64Calls) {
+  const auto comm = make_single_communicator();
+  for (int i = 0; i < 70; ++i)
+    comm->barrier();
+  const std::string calls = comm->recent_calls();
+  EXPECT_EQ(std::ranges::count(calls, '\n'), 64);
+  EXPECT_EQ(calls.find("barrier(#5,"), std::string::npos);
+  EXPECT_NE(calls.find("barrier(#6,"), std::string::npos);
+  EXPECT_NE(calls.find("barrier(#69,"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace shardtune::parallel
