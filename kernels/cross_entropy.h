@@ -10,7 +10,8 @@
 
 namespace shardtune::kernels {
 
-/// Running state of R rows. Start with reset().
+/// Running state of R rows, empty at first. A row labelled kIgnoreLabel has loss 0 and dlogits 0;
+/// any other negative label is an ArgumentError.
 struct SoftmaxStats {
   Tensor max;          // [R] f32
   Tensor sum;          // [R] f32, of exp(logit - max)

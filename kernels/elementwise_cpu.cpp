@@ -1,4 +1,5 @@
-// clang-format off: foreach_target.h stands before every other header of Highway
+// foreach_target.h stands before every other header of Highway.
+// clang-format off
 #include "kernels/elementwise_cpu.h"
 #include "kernels/simd_targets.h"
 #undef HWY_TARGET_INCLUDE

@@ -1,17 +1,48 @@
 #include "kernels/norm.h"
 
+#include "core/parallel_for.h"
 #include "kernels/checks.h"
-#include "kernels/reference.h"
+#include "kernels/norm_cpu.h"
 
 namespace shardtune::kernels {
 
+namespace {
+constexpr int64_t kGrain = 16;  // rows that are worth a thread
+}
+
 void rms_norm(const TensorView& x, const TensorView& weight, float eps, const TensorView& y,
               const TensorView& rstd) {
-  rms_norm_reference(x, weight, eps, y, rstd);
+  if (x.shape().ndim() != 2)
+    fail_argument("rms_norm", "x", x, "a matrix");
+  check_float("rms_norm", "x", x);
+  check_float32("rms_norm", "weight", weight, x.dim(1));
+  check_matrix("rms_norm", "y", y, x.dim(0), x.dim(1));
+  if (!rstd.empty())
+    check_float32("rms_norm", "rstd", rstd, x.dim(0));
+  const cpu::RmsNormForward args{x, weight, y, rstd, eps};
+  parallel_for(x.dim(0), kGrain,
+               [&](int64_t begin, int64_t end) { cpu::rms_norm_rows(args, begin, end); });
 }
 
 void rms_norm_backward(const RmsNormBackward& args, Accumulate accumulate_dx) {
-  rms_norm_backward_reference(args, accumulate_dx);
+  if (args.x.shape().ndim() != 2)
+    fail_argument("rms_norm_backward", "x", args.x, "a matrix");
+  const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
+  check_float("rms_norm_backward", "x", args.x);
+  check_matrix("rms_norm_backward", "dy", args.dy, tokens, width);
+  check_float32("rms_norm_backward", "weight", args.weight, width);
+  check_float32("rms_norm_backward", "rstd", args.rstd, tokens);
+  check_matrix("rms_norm_backward", "dx", args.dx, tokens, width);
+  // The weight's gradient first: dx may stand where dy does.
+  if (!args.dweight.empty()) {
+    check_float32("rms_norm_backward", "dweight", args.dweight, width);
+    parallel_for(width, 64, [&](int64_t begin, int64_t end) {
+      cpu::rms_norm_dweight_columns(args, begin, end);
+    });
+  }
+  parallel_for(tokens, kGrain, [&](int64_t begin, int64_t end) {
+    cpu::rms_norm_backward_rows(args, accumulate_dx, begin, end);
+  });
 }
 
 }  // namespace shardtune::kernels

@@ -140,7 +140,8 @@ double activation_value(Activation activation, double x) {
     case Activation::kGelu:
       return x * normal_cdf(x);
     case Activation::kGeluTanh:
-      return 0.5 * x * (1.0 + std::tanh(kSqrt2OverPi * (x + kGeluCubic * x * x * x)));
+      // 0.5 (1 + tanh(u)) = sigmoid(2 u), without cancellation for negative u
+      return x * sigmoid(2.0 * kSqrt2OverPi * (x + kGeluCubic * x * x * x));
     case Activation::kSilu:
       return x * sigmoid(x);
     case Activation::kTanh:
@@ -159,9 +160,9 @@ double activation_derivative(Activation activation, double x) {
       return normal_cdf(x) +
              x * std::exp(-0.5 * x * x) * 0.5 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
     case Activation::kGeluTanh: {
-      const double t = std::tanh(kSqrt2OverPi * (x + kGeluCubic * x * x * x));
-      const double inner = kSqrt2OverPi * (1.0 + 3.0 * kGeluCubic * x * x);
-      return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner;
+      const double t = sigmoid(2.0 * kSqrt2OverPi * (x + kGeluCubic * x * x * x));
+      const double inner = 2.0 * kSqrt2OverPi * (1.0 + 3.0 * kGeluCubic * x * x);
+      return t + x * t * (1.0 - t) * inner;
     }
     case Activation::kSilu: {
       const double s = sigmoid(x);

@@ -2,7 +2,9 @@
 
 #include <cmath>
 
-#include "kernels/reference.h"
+#include "core/parallel_for.h"
+#include "kernels/checks.h"
+#include "kernels/rope_cpu.h"
 
 namespace shardtune::kernels {
 
@@ -18,7 +20,16 @@ std::vector<float> rope_inverse_frequencies(int64_t head_dim, double theta) {
 }
 
 void rope(const TensorView& x, const RopeArgs& args, RopeDirection direction) {
-  rope_reference(x, args, direction);
+  check_float("rope", "x", x);
+  if (x.shape().ndim() != 2)
+    fail_argument("rope", "x", x, "a matrix");
+  const auto half = static_cast<int64_t>(args.inverse_frequencies.size());
+  if (half == 0 || x.dim(1) % (2 * half) != 0)
+    fail_argument("rope", "x", x, "rows of whole heads of " + std::to_string(2 * half));
+  if (static_cast<int64_t>(args.positions.size()) != x.dim(0))
+    fail_argument("rope", "x", x, std::to_string(args.positions.size()) + " rows, as positions");
+  parallel_for(x.dim(0), 16,
+               [&](int64_t begin, int64_t end) { cpu::rope_rows(x, args, direction, begin, end); });
 }
 
 }  // namespace shardtune::kernels

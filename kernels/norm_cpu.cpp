@@ -1,0 +1,111 @@
+// foreach_target.h stands before every other header of Highway.
+// clang-format off
+#include "kernels/norm_cpu.h"
+#include "kernels/simd_targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/norm_cpu.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <cmath>
+#include "kernels/simd-inl.h"
+// clang-format on
+
+HWY_BEFORE_NAMESPACE();
+namespace shardtune::kernels {
+namespace HWY_NAMESPACE {
+
+void RmsNormRows(const cpu::RmsNormForward& args, int64_t begin, int64_t end) {
+  const int64_t width = args.x.dim(1);
+  const auto count = static_cast<size_t>(width);
+  const Row weight = row_of(args.weight);
+  float* const saved = args.rstd.empty() ? nullptr : args.rstd.data<float>();
+  for (int64_t t = begin; t < end; ++t) {
+    const Row x = row_of(args.x) + t * width, y = row_of(args.y) + t * width;
+    Vf squares = hn::Zero(Df());
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      const Vf v = load_n(x, i, n);
+      squares = hn::MulAdd(v, v, squares);
+    });
+    const float mean = sum_of_lanes(squares) / static_cast<float>(width);
+    const float rstd = 1.0f / std::sqrt(mean + args.eps);
+    const Vf factor = hn::Set(Df(), rstd);
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      store_n(hn::Mul(load_n(weight, i, n), hn::Mul(load_n(x, i, n), factor)), y, i, n);
+    });
+    if (saved != nullptr)
+      saved[t] = rstd;
+  }
+}
+
+// dx = r (w dy) - x r^3 / H * sum(w dy x)
+void RmsNormBackwardRows(const RmsNormBackward& args, Accumulate accumulate, int64_t begin,
+                         int64_t end) {
+  const Df df;
+  const int64_t width = args.x.dim(1);
+  const auto count = static_cast<size_t>(width);
+  const Row weight = row_of(args.weight);
+  for (int64_t t = begin; t < end; ++t) {
+    const Row x = row_of(args.x) + t * width, dy = row_of(args.dy) + t * width;
+    const Row dx = row_of(args.dx) + t * width;
+    const float rstd = args.rstd.data<const float>()[t];
+    Vf dot = hn::Zero(df);
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      dot = hn::MulAdd(hn::Mul(load_n(dy, i, n), load_n(weight, i, n)), load_n(x, i, n), dot);
+    });
+    const Vf factor = hn::Set(df, rstd);
+    const Vf shared =
+        hn::Set(df, sum_of_lanes(dot) * rstd * rstd * rstd / static_cast<float>(width));
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      const Vf direct = hn::Mul(hn::Mul(load_n(dy, i, n), load_n(weight, i, n)), factor);
+      Vf value = hn::NegMulAdd(load_n(x, i, n), shared, direct);
+      if (accumulate == Accumulate::kYes)
+        value = hn::Add(load_n(dx, i, n), value);
+      store_n(value, dx, i, n);
+    });
+  }
+}
+
+void RmsNormDweightColumns(const RmsNormBackward& args, int64_t begin, int64_t end) {
+  const Df df;
+  const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
+  const float* const rstd = args.rstd.data<const float>();
+  const Row x = row_of(args.x) + begin, dy = row_of(args.dy) + begin;
+  const Row out = row_of(args.dweight) + begin;
+  for_each_vector(static_cast<size_t>(end - begin), [&](size_t i, size_t n) HWY_ATTR {
+    Vf total = hn::Zero(df);
+    for (int64_t first = 0; first < tokens; first += kTokenChunk) {
+      Vf sum = hn::Zero(df);
+      for (int64_t t = first; t < HWY_MIN(tokens, first + kTokenChunk); ++t) {
+        const Vf normalised = hn::Mul(load_n(x + t * width, i, n), hn::Set(df, rstd[t]));
+        sum = hn::MulAdd(load_n(dy + t * width, i, n), normalised, sum);
+      }
+      total = hn::Add(total, sum);
+    }
+    store_n(total, out, i, n);
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace shardtune::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace shardtune::kernels {
+HWY_EXPORT(RmsNormRows);
+HWY_EXPORT(RmsNormBackwardRows);
+HWY_EXPORT(RmsNormDweightColumns);
+
+namespace cpu {
+void rms_norm_rows(const RmsNormForward& args, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(RmsNormRows)(args, begin, end);
+}
+void rms_norm_backward_rows(const RmsNormBackward& args, Accumulate accumulate_dx, int64_t begin,
+                            int64_t end) {
+  HWY_DYNAMIC_DISPATCH(RmsNormBackwardRows)(args, accumulate_dx, begin, end);
+}
+void rms_norm_dweight_columns(const RmsNormBackward& args, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(RmsNormDweightColumns)(args, begin, end);
+}
+}  // namespace cpu
+}  // namespace shardtune::kernels
+#endif
