@@ -22,18 +22,19 @@ enum class TrainOn { kCompletion, kAssistant, kAll };
 /// assistant messages, or raw prompt + completion strings when no template is used).
 struct Record {
   std::string file;
-  int64_t line = 0;                // 1-based
-  std::vector<Message> messages;   // empty for text records
-  std::string text;                // text records
-  bool raw = false;                // completion record of a run without template
+  int64_t line = 0;               // 1-based
+  std::vector<Message> messages;  // empty for text records
+  std::string text;               // text records
+  bool raw = false;               // prompt and completion are strings: usable without template
+  bool cut_into_samples = false;  // a whole document: cut every max_length tokens, not truncated
 };
 
 /// One tokenised sample. trained[i] says that token i is a target (trained[0] is always false).
 struct Sample {
   std::vector<int32_t> ids;
   std::vector<uint8_t> trained;
-  uint64_t id = 0;          // stable: index of the record over all files, in order
-  int64_t record = 0;       // index into the records (for messages)
+  uint64_t id = 0;     // stable: index of the sample over all files, in order
+  int64_t record = 0;  // index into the records (for messages)
 };
 
 struct DatasetFile {
@@ -80,6 +81,11 @@ Sample tokenize_record(const Record& record, const Tokenizer& tokenizer, const C
 /// token (naming file, line and key); an answer whose end token would never be trained.
 Dataset load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer,
                      const ChatTemplate* chat);
+
+/// Ids of a conversation up to where the assistant answers, as training sees them: assistant turns
+/// are encoded on their own, the text between them as one, and content never yields special tokens.
+std::vector<int32_t> encode_chat(const std::vector<Message>& messages, const Tokenizer& tokenizer,
+                                 const ChatTemplate& chat, GenerationPrompt prompt);
 
 /// The prompt of a record as ids with the generation prompt appended, and the expected answer text
 /// (last assistant turn or completion): what exact_match compares.

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "core/token_batch.h"
@@ -17,9 +20,9 @@ enum class Order { kShuffled, kSequential };
 struct PlanOptions {
   Packing packing = Packing::kPacked;
   Order order = Order::kShuffled;
-  int64_t max_length = 1024;       // tokens of a row
-  int64_t micro_batch_size = 1;    // rows
-  int64_t global_batch_size = 1;   // rows of an optimizer step
+  int64_t max_length = 1024;      // tokens of a row
+  int64_t micro_batch_size = 1;   // rows
+  int64_t global_batch_size = 1;  // rows of an optimizer step
   uint64_t seed = 42;
 };
 
@@ -38,6 +41,8 @@ struct StepPlan {
   int64_t num_tokens = 0;
 };
 
+/// Keeps a reference to the samples. Thread safe. ArgumentError: no samples, or one longer than a
+/// row.
 class DataPlan {
  public:
   DataPlan(const std::vector<Sample>& samples, PlanOptions options);
@@ -56,11 +61,16 @@ class DataPlan {
   struct Epoch {
     std::vector<StepPlan> steps;
   };
-  const Epoch& epoch(int64_t index) const;
+  std::shared_ptr<const Epoch> epoch(int64_t index) const;
+  /// Step with which an epoch begins; packs the epochs before it where that is not known yet.
+  int64_t first_step(int64_t epoch) const;
+  int64_t epoch_index(int64_t step) const;
 
   const std::vector<Sample>& samples_;
   PlanOptions options_;
-  mutable std::vector<Epoch> epochs_;
+  mutable std::mutex mutex_;  // guards what follows
+  mutable std::vector<std::pair<int64_t, std::shared_ptr<const Epoch>>> cached_;
+  mutable std::vector<int64_t> first_steps_{0};
 };
 
 /// Lays the samples end to end. Labels are shifted: labels[i] = ids[i+1] where that is trained.

@@ -24,6 +24,12 @@ struct EncodeOptions {
   AddedEnds ends = AddedEnds::kAsTokenizer;
 };
 
+/// A run of text that is encoded together with its neighbours.
+struct EncodePart {
+  std::string_view text;
+  SpecialTokens special = SpecialTokens::kParse;
+};
+
 struct DecodeOptions {
   bool skip_special = false;
 };
@@ -33,9 +39,15 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   /// Linear in the text's length, thread safe. Any bytes are accepted.
-  virtual std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const = 0;
+  virtual std::vector<int32_t> encode(std::string_view text,
+                                      const EncodeOptions& options) const = 0;
+  /// Encodes the parts' texts laid end to end, as one text, but with the special tokens of the
+  /// kParse parts only; no ends are added. So template and content merge as in the reference, while
+  /// content cannot forge a control token.
+  virtual std::vector<int32_t> encode_parts(const std::vector<EncodePart>& parts) const = 0;
   /// Bytes of the tokens; invalid UTF-8 becomes U+FFFD. DataError: id outside the vocabulary.
-  virtual std::string decode(const std::vector<int32_t>& ids, const DecodeOptions& options) const = 0;
+  virtual std::string decode(const std::vector<int32_t>& ids,
+                             const DecodeOptions& options) const = 0;
   /// Raw bytes of one token, for streaming (may be part of a character).
   virtual std::string token_bytes(int32_t id) const = 0;
 

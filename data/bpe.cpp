@@ -1,0 +1,335 @@
+#include "data/bpe.h"
+
+#include <algorithm>
+#include <cstring>
+#include <queue>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "data/text_split.h"
+
+namespace shardtune::data {
+namespace {
+
+/// Pieces up to this many symbols are merged in place by scanning; measured crossover is wide.
+constexpr std::size_t kShortPiece = 48;
+
+constexpr uint64_t kHashFactor = 0x9E3779B97F4A7C15ull;
+
+std::array<int32_t, 256> make_byte_alphabet() {
+  std::array<int32_t, 256> alphabet{};
+  int32_t next = 0x100;
+  for (int32_t byte = 0; byte < 256; ++byte) {
+    const bool prints =
+        (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+    alphabet[static_cast<std::size_t>(byte)] = prints ? byte : next++;
+  }
+  return alphabet;
+}
+
+/// Inverse of the alphabet for code points below 0x144; -1 elsewhere.
+std::array<int32_t, 0x144> make_inverse_alphabet() {
+  std::array<int32_t, 0x144> inverse;
+  inverse.fill(-1);
+  const auto alphabet = make_byte_alphabet();
+  for (int32_t byte = 0; byte < 256; ++byte)
+    inverse[static_cast<std::size_t>(alphabet[static_cast<std::size_t>(byte)])] = byte;
+  return inverse;
+}
+
+uint64_t pair_key(int32_t left, int32_t right) {
+  return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+}
+
+/// Whether every token is used only by merges that come after all merges making it: then merging
+/// never gives rise to a pair of lower rank.
+bool ranks_ascend(const std::vector<BpeMerge>& merges) {
+  std::unordered_map<int32_t, std::size_t> last_made;
+  for (std::size_t i = 0; i < merges.size(); ++i)
+    last_made[merges[i].merged] = i;
+  for (std::size_t i = 0; i < merges.size(); ++i) {
+    for (const int32_t part : {merges[i].left, merges[i].right}) {
+      const auto made = last_made.find(part);
+      if (made != last_made.end() && made->second >= i)
+        return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+const std::array<int32_t, 256>& byte_alphabet() {
+  static const std::array<int32_t, 256> alphabet = make_byte_alphabet();
+  return alphabet;
+}
+
+std::optional<std::string> bytes_of_token_text(std::string_view token_text) {
+  static const auto inverse = make_inverse_alphabet();
+  std::string bytes;
+  bytes.reserve(token_text.size());
+  for (std::size_t offset = 0; offset < token_text.size();) {
+    const CodePoint point = decode_code_point(token_text, offset);
+    if (point.value < 0 || point.value >= static_cast<int32_t>(inverse.size()) ||
+        inverse[static_cast<std::size_t>(point.value)] < 0)
+      return std::nullopt;
+    bytes.push_back(static_cast<char>(inverse[static_cast<std::size_t>(point.value)]));
+    offset += static_cast<std::size_t>(point.length);
+  }
+  return bytes;
+}
+
+std::string token_text_of_bytes(std::string_view bytes) {
+  std::string text;
+  for (const char byte : bytes)
+    append_code_point(text, byte_alphabet()[static_cast<unsigned char>(byte)]);
+  return text;
+}
+
+BpeMerger::BpeMerger(const Options& options)
+    : byte_ids_(options.byte_ids),
+      unknown_id_(options.unknown_id),
+      fuse_unknown_(options.fuse_unknown) {
+  int bits = 4;
+  while ((std::size_t{1} << bits) < options.merges.size() * 2)
+    ++bits;
+  shift_ = 64 - bits;
+  slots_.resize(std::size_t{1} << bits);
+  const std::size_t mask = slots_.size() - 1;
+  for (std::size_t i = 0; i < options.merges.size(); ++i) {
+    const BpeMerge& merge = options.merges[i];
+    const uint64_t pair = pair_key(merge.left, merge.right);
+    std::size_t slot = (pair * kHashFactor) >> shift_;
+    while (slots_[slot].pair != kEmpty && slots_[slot].pair != pair)
+      slot = (slot + 1) & mask;
+    slots_[slot] = {pair, static_cast<uint32_t>(i), merge.merged};
+  }
+  ranks_ascend_ = ranks_ascend(options.merges);
+}
+
+const BpeMerger::Slot* BpeMerger::find(int32_t left, int32_t right) const {
+  const uint64_t pair = pair_key(left, right);
+  const std::size_t mask = slots_.size() - 1;
+  for (std::size_t slot = (pair * kHashFactor) >> shift_;; slot = (slot + 1) & mask) {
+    if (slots_[slot].pair == pair)
+      return &slots_[slot];
+    if (slots_[slot].pair == kEmpty)
+      return nullptr;
+  }
+}
+
+uint32_t BpeMerger::rank(int32_t left, int32_t right) const {
+  const Slot* slot = find(left, right);
+  return slot != nullptr ? slot->rank : kNoRank;
+}
+
+void BpeMerger::first_symbols(std::string_view piece, std::vector<int32_t>& symbols) const {
+  bool in_unknown_run = false;
+  symbols.reserve(piece.size());
+  for (const char byte : piece) {
+    const int32_t id = byte_ids_[static_cast<unsigned char>(byte)];
+    if (id >= 0) {
+      symbols.push_back(id);
+      in_unknown_run = false;
+    } else if (unknown_id_ >= 0) {
+      if (!in_unknown_run || !fuse_unknown_)
+        symbols.push_back(unknown_id_);
+      in_unknown_run = true;
+    }
+  }
+}
+
+void BpeMerger::encode(std::string_view piece, std::vector<int32_t>& ids) const {
+  std::vector<int32_t> symbols;
+  first_symbols(piece, symbols);
+  if (symbols.size() <= kShortPiece)
+    merge_short(symbols);
+  else
+    merge_long(symbols);
+  ids.insert(ids.end(), symbols.begin(), symbols.end());
+}
+
+void BpeMerger::merge_short(std::vector<int32_t>& symbols) const {
+  std::array<uint32_t, kShortPiece> ranks;
+  std::size_t count = symbols.size();
+  for (std::size_t i = 0; i + 1 < count; ++i)
+    ranks[i] = rank(symbols[i], symbols[i + 1]);
+  while (count > 1) {
+    const auto best = std::min_element(ranks.begin(), ranks.begin() + static_cast<long>(count - 1));
+    if (*best == kNoRank)
+      break;
+    const auto at = static_cast<std::size_t>(best - ranks.begin());
+    symbols[at] = find(symbols[at], symbols[at + 1])->merged;
+    for (std::size_t i = at + 1; i + 1 < count; ++i) {
+      symbols[i] = symbols[i + 1];
+      ranks[i] = ranks[i + 1];
+    }
+    --count;
+    ranks[at] = at + 1 < count ? rank(symbols[at], symbols[at + 1]) : kNoRank;
+    if (at > 0)
+      ranks[at - 1] = rank(symbols[at - 1], symbols[at]);
+  }
+  symbols.resize(count);
+}
+
+/// Symbols of a long piece in a doubly linked list; rank is that of the pair beginning there.
+struct BpeMerger::Chain {
+  static constexpr uint32_t kEnd = ~uint32_t{0};
+  struct Symbol {
+    int32_t id;
+    uint32_t previous;
+    uint32_t next;
+    uint32_t rank;  // kNoRank: no merge, or a dead symbol
+  };
+  const BpeMerger& merger;
+  std::vector<Symbol> symbols;
+
+  Chain(const BpeMerger& owner, const std::vector<int32_t>& ids) : merger(owner) {
+    const auto count = static_cast<uint32_t>(ids.size());
+    symbols.resize(count);
+    for (uint32_t i = 0; i < count; ++i) {
+      const bool last = i + 1 == count;
+      symbols[i] = {ids[i], i == 0 ? kEnd : i - 1, last ? kEnd : i + 1,
+                    last ? kNoRank : merger.rank(ids[i], ids[i + 1])};
+    }
+  }
+
+  /// Merges the pair at `at` and tells `changed(position)` of each pair with a new rank.
+  template <typename Changed>
+  void merge_at(uint32_t at, const Changed& changed) {
+    Symbol& left = symbols[at];
+    Symbol& right = symbols[left.next];
+    right.rank = kNoRank;
+    left.id = merger.find(left.id, right.id)->merged;
+    left.next = right.next;
+    left.rank = kNoRank;
+    if (left.next != kEnd) {
+      symbols[left.next].previous = at;
+      left.rank = merger.rank(left.id, symbols[left.next].id);
+      changed(at);
+    }
+    if (left.previous != kEnd) {
+      symbols[left.previous].rank = merger.rank(symbols[left.previous].id, left.id);
+      changed(left.previous);
+    }
+  }
+};
+
+void BpeMerger::merge_long(std::vector<int32_t>& ids) const {
+  if (ids.size() >= Chain::kEnd)
+    throw ArgumentError("text: one word of 4 GiB or more cannot be tokenised. Split the text.");
+  Chain chain(*this, ids);
+  if (ranks_ascend_)
+    merge_by_rank(chain);
+  else
+    merge_by_heap(chain);
+  ids.clear();
+  for (uint32_t at = 0; at != Chain::kEnd; at = chain.symbols[at].next)
+    ids.push_back(chain.symbols[at].id);
+}
+
+/// Positions are kept in a bucket per rank: a rank's merges run through memory in order, and the
+/// queue holds ranks, of which there are few. Right only where no merge gives rise to a pair of
+/// lower or equal rank.
+void BpeMerger::merge_by_rank(Chain& chain) const {
+  std::unordered_map<uint32_t, std::vector<uint32_t>> buckets;
+  std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> ranks;
+  const auto note = [&](uint32_t at) {
+    const uint32_t rank = chain.symbols[at].rank;
+    if (rank == kNoRank)
+      return;
+    std::vector<uint32_t>& bucket = buckets[rank];
+    if (bucket.empty())
+      ranks.push(rank);
+    bucket.push_back(at);
+  };
+  for (uint32_t at = 0; at < chain.symbols.size(); ++at)
+    note(at);
+  while (!ranks.empty()) {
+    const uint32_t rank = ranks.top();
+    ranks.pop();
+    std::vector<uint32_t> positions = std::move(buckets[rank]);
+    buckets.erase(rank);
+    if (!std::is_sorted(positions.begin(), positions.end()))
+      std::sort(positions.begin(), positions.end());
+    for (const uint32_t at : positions) {
+      if (chain.symbols[at].rank == rank)
+        chain.merge_at(at, note);
+    }
+  }
+}
+
+/// One queue of (rank, position): for vocabularies whose ranks do not ascend.
+void BpeMerger::merge_by_heap(Chain& chain) const {
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> queue;
+  const auto note = [&](uint32_t at) {
+    if (chain.symbols[at].rank != kNoRank)
+      queue.push((static_cast<uint64_t>(chain.symbols[at].rank) << 32) | at);
+  };
+  for (uint32_t at = 0; at < chain.symbols.size(); ++at)
+    note(at);
+  while (!queue.empty()) {
+    const uint64_t top = queue.top();
+    queue.pop();
+    const auto at = static_cast<uint32_t>(top);
+    if (chain.symbols[at].rank == static_cast<uint32_t>(top >> 32))
+      chain.merge_at(at, note);
+  }
+}
+
+std::size_t PieceCache::slot_of(std::string_view piece) {
+  uint64_t hash = piece.size() * kHashFactor;
+  const char* data = piece.data();
+  std::size_t left = piece.size();
+  for (; left >= 8; left -= 8, data += 8) {
+    uint64_t word;
+    std::memcpy(&word, data, 8);
+    hash = (hash ^ word) * kHashFactor;
+    hash ^= hash >> 29;
+  }
+  if (left > 0) {
+    uint64_t word = 0;
+    std::memcpy(&word, data, left);
+    hash = (hash ^ word) * kHashFactor;
+  }
+  return (hash >> 40) & (kEntries - 1);
+}
+
+bool PieceCache::lookup(std::string_view piece, std::vector<int32_t>& ids) {
+  const Entry& entry = entries_[slot_of(piece)];
+  if (entry.num_bytes != piece.size() || std::memcmp(entry.bytes, piece.data(), piece.size()) != 0)
+    return false;
+  ids.insert(ids.end(), entry.ids, entry.ids + entry.num_ids);
+  return true;
+}
+
+void PieceCache::remember(std::string_view piece, const std::vector<int32_t>& ids,
+                          std::size_t first) {
+  const std::size_t count = ids.size() - first;
+  if (piece.empty() || piece.size() > kMaxBytes || count > kMaxIds)
+    return;
+  Entry& entry = entries_[slot_of(piece)];
+  entry.num_bytes = static_cast<uint8_t>(piece.size());
+  entry.num_ids = static_cast<uint8_t>(count);
+  std::memcpy(entry.bytes, piece.data(), piece.size());
+  std::copy(ids.begin() + static_cast<long>(first), ids.end(), entry.ids);
+}
+
+PieceCachePool::Lease::Lease(PieceCachePool& pool) : pool_(pool) {
+  const std::lock_guard lock(pool_.mutex_);
+  if (!pool_.free_.empty()) {
+    cache_ = std::move(pool_.free_.back());
+    pool_.free_.pop_back();
+  } else {
+    cache_ = std::make_unique<PieceCache>();
+  }
+}
+
+PieceCachePool::Lease::~Lease() {
+  constexpr std::size_t kMaxKept = 64;
+  const std::lock_guard lock(pool_.mutex_);
+  if (pool_.free_.size() < kMaxKept)
+    pool_.free_.push_back(std::move(cache_));
+}
+
+}  // namespace shardtune::data

@@ -1,0 +1,116 @@
+// Byte-level byte-pair merging of one piece of text: the vocabulary's single-byte tokens, then the
+// adjacent pair of lowest rank again and again, leftmost first. Time is near linear in the piece.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shardtune::data {
+
+/// Characters of the byte alphabet (FORMATS 3.1): byte b is written as the character with this
+/// code point in vocabulary files.
+const std::array<int32_t, 256>& byte_alphabet();
+/// Bytes that a token's text stands for; nullopt when it has a character outside the alphabet.
+std::optional<std::string> bytes_of_token_text(std::string_view token_text);
+std::string token_text_of_bytes(std::string_view bytes);
+
+struct BpeMerge {
+  int32_t left;
+  int32_t right;
+  int32_t merged;
+};
+
+class BpeMerger {
+ public:
+  /// byte_ids[b] is the token of byte b, or -1: such bytes vanish, or become unknown_id where it
+  /// is given (runs of them one token under fuse_unknown). Rank of a merge = its index; where a
+  /// pair comes twice the later rank holds, as in the reference.
+  struct Options {
+    std::array<int32_t, 256> byte_ids;
+    std::vector<BpeMerge> merges;
+    int32_t unknown_id = -1;
+    bool fuse_unknown = false;
+  };
+  explicit BpeMerger(const Options& options);
+
+  /// Appends the ids of the piece.
+  void encode(std::string_view piece, std::vector<int32_t>& ids) const;
+
+ private:
+  struct Slot {
+    uint64_t pair = kEmpty;
+    uint32_t rank = 0;
+    int32_t merged = 0;
+  };
+  static constexpr uint64_t kEmpty = ~uint64_t{0};
+  static constexpr uint32_t kNoRank = ~uint32_t{0};
+  struct Chain;  // the linked symbols of a long piece
+
+  const Slot* find(int32_t left, int32_t right) const;
+  uint32_t rank(int32_t left, int32_t right) const;
+  void first_symbols(std::string_view piece, std::vector<int32_t>& symbols) const;
+  void merge_short(std::vector<int32_t>& symbols) const;
+  void merge_long(std::vector<int32_t>& symbols) const;
+  void merge_by_rank(Chain& chain) const;
+  void merge_by_heap(Chain& chain) const;
+
+  std::array<int32_t, 256> byte_ids_;
+  int32_t unknown_id_;
+  bool fuse_unknown_;
+  std::vector<Slot> slots_;
+  int shift_ = 0;
+  bool ranks_ascend_ = true;
+};
+
+/// Ids of recent short pieces, direct mapped. Bounded; used by one thread at a time.
+class PieceCache {
+ public:
+  static constexpr std::size_t kMaxBytes = 30;
+  static constexpr std::size_t kMaxIds = 8;
+  PieceCache() : entries_(kEntries) {}
+
+  /// True when known: its ids have been appended.
+  bool lookup(std::string_view piece, std::vector<int32_t>& ids);
+  /// Remembers ids[first..] for the piece asked for last, where they fit.
+  void remember(std::string_view piece, const std::vector<int32_t>& ids, std::size_t first);
+
+ private:
+  static constexpr std::size_t kEntries = 8192;
+  struct Entry {
+    uint8_t num_bytes = 0;
+    uint8_t num_ids = 0;
+    char bytes[kMaxBytes];
+    int32_t ids[kMaxIds];
+  };
+  static std::size_t slot_of(std::string_view piece);
+  std::vector<Entry> entries_;
+};
+
+/// Hands caches to threads, so that concurrent encodes do not share one. At most 64 are kept.
+class PieceCachePool {
+ public:
+  class Lease {
+   public:
+    explicit Lease(PieceCachePool& pool);
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    PieceCache& operator*() { return *cache_; }
+
+   private:
+    PieceCachePool& pool_;
+    std::unique_ptr<PieceCache> cache_;
+  };
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<PieceCache>> free_;
+};
+
+}  // namespace shardtune::data

@@ -1,0 +1,56 @@
+// The readers of data formats, and what they share: records of a JSON array or of JSON lines with
+// their line numbers, column mapping, and messages that name file, line and key.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/dataset.h"
+#include "io/json.h"
+
+namespace shardtune::data {
+
+/// Caps of hostile or mistaken files.
+inline constexpr int64_t kMaxDataFileBytes = 4ll << 30;
+inline constexpr int64_t kMaxDataRecordBytes = 64ll << 20;
+
+std::vector<Record> read_completion(const DatasetFile& file, const std::string& text);
+std::vector<Record> read_messages(const DatasetFile& file, const std::string& text);
+std::vector<Record> read_text(const DatasetFile& file, const std::string& text);
+
+/// One object of a data file. Keys are our words; the column mapping turns them into the file's.
+class Row {
+ public:
+  Row(const DatasetFile& file, int64_t line, const io::Json& object)
+      : file_(file), line_(line), object_(object) {}
+
+  /// The file's name for our word.
+  std::string key(std::string_view word) const;
+  /// nullptr when absent or null.
+  const io::Json* find(std::string_view word) const;
+  /// DataError when absent or no string.
+  const std::string& text(std::string_view word) const;
+  /// A list of {role, content}, checked.
+  std::vector<Message> messages(std::string_view word) const;
+
+  /// "file.jsonl:17: key: expected E, found F. advice"
+  [[noreturn]] void fail(const std::string& key, const std::string& expected,
+                         const std::string& found, const std::string& advice) const;
+  Record record() const;
+
+ private:
+  const DatasetFile& file_;
+  int64_t line_;
+  const io::Json& object_;
+};
+
+/// Calls `use` for every object of the file, in order. `limit` stops after that many (0 = all).
+void for_each_row(const DatasetFile& file, const std::string& text, int64_t limit,
+                  const std::function<void(const Row& row)>& use);
+
+/// ConfigError when a column is given for a word that the format does not have.
+void check_columns(const DatasetFile& file, const std::vector<std::string>& words);
+
+}  // namespace shardtune::data

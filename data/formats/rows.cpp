@@ -1,0 +1,223 @@
+#include <algorithm>
+
+#include "core/error.h"
+#include "data/formats/formats.h"
+
+namespace shardtune::data {
+namespace {
+
+bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+/// Goes through the text and counts lines on the way.
+class Scanner {
+ public:
+  explicit Scanner(std::string_view text) : text_(text) {
+    if (text_.substr(0, 3) == "\xEF\xBB\xBF")  // byte order mark
+      at_ = 3;
+  }
+
+  bool done() const { return at_ >= text_.size(); }
+  char peek() const { return text_[at_]; }
+  int64_t line() const { return line_; }
+  std::size_t at() const { return at_; }
+  void advance() {
+    if (text_[at_++] == '\n')
+      ++line_;
+  }
+  void skip_space() {
+    while (!done() && is_space(peek()))
+      advance();
+  }
+  /// To the end of the line; the line without its break.
+  std::string_view take_line() {
+    const std::size_t end = std::min(text_.find('\n', at_), text_.size());
+    const std::string_view line = text_.substr(at_, end - at_);
+    at_ = end;
+    if (!done())
+      advance();
+    return line;
+  }
+  /// To the comma or bracket that ends an element of an array: brackets in pairs, strings skipped.
+  std::string_view take_element() {
+    const std::size_t begin = at_;
+    int64_t depth = 0;
+    while (!done()) {
+      const char c = peek();
+      if (depth == 0 && (c == ',' || c == ']'))
+        break;
+      if (c == '"') {
+        skip_string();
+        continue;
+      }
+      if (c == '{' || c == '[')
+        ++depth;
+      if (c == '}' || c == ']')
+        --depth;
+      advance();
+    }
+    return text_.substr(begin, at_ - begin);
+  }
+
+ private:
+  void skip_string() {
+    advance();
+    while (!done() && peek() != '"') {
+      if (peek() == '\\')
+        advance();
+      if (!done())
+        advance();
+    }
+    if (!done())
+      advance();
+  }
+
+  std::string_view text_;
+  std::size_t at_ = 0;
+  int64_t line_ = 1;
+};
+
+std::string place(const DatasetFile& file, int64_t line) {
+  return file.path + ":" + std::to_string(line);
+}
+
+void use_row(const DatasetFile& file, int64_t line, std::string_view text,
+             const std::function<void(const Row&)>& use) {
+  io::JsonLimits limits;
+  limits.max_bytes = kMaxDataRecordBytes;
+  const io::Json object = io::parse_json(text, place(file, line), limits);
+  if (!object.is_object())
+    throw DataError(place(file, line) + ": expected an object, found " +
+                    std::string(object.type_name()) +
+                    ". Write one JSON object per line, or an array of objects.");
+  use(Row(file, line, object));
+}
+
+void rows_of_array(const DatasetFile& file, Scanner& scanner, int64_t limit,
+                   const std::function<void(const Row&)>& use) {
+  scanner.advance();  // [
+  scanner.skip_space();
+  int64_t count = 0;
+  bool closed = !scanner.done() && scanner.peek() == ']';
+  while (!closed && (limit == 0 || count < limit)) {
+    scanner.skip_space();
+    const int64_t line = scanner.line();
+    const std::string_view element = scanner.take_element();
+    if (scanner.done())
+      throw DataError(place(file, scanner.line()) +
+                      ": expected ']' at the end of the array, found the end of the file. "
+                      "The file is cut off: fetch it again.");
+    use_row(file, line, element, use);
+    ++count;
+    closed = scanner.peek() == ']';
+    scanner.advance();
+  }
+  if (!closed)
+    return;
+  if (count == 0)
+    scanner.advance();
+  scanner.skip_space();
+  if (!scanner.done())
+    throw DataError(place(file, scanner.line()) +
+                    ": expected the end of the file after the array, found more text. "
+                    "Write one array, or one object per line.");
+}
+
+}  // namespace
+
+std::string Row::key(std::string_view word) const {
+  for (const auto& [ours, theirs] : file_.columns) {
+    if (ours == word)
+      return theirs;
+  }
+  return std::string(word);
+}
+
+const io::Json* Row::find(std::string_view word) const {
+  const io::Json* value = object_.find(key(word));
+  return value != nullptr && !value->is_null() ? value : nullptr;
+}
+
+void Row::fail(const std::string& key, const std::string& expected, const std::string& found,
+               const std::string& advice) const {
+  throw DataError(place(file_, line_) + ": " + key + ": expected " + expected + ", found " + found +
+                  ". " + advice);
+}
+
+const std::string& Row::text(std::string_view word) const {
+  const io::Json* value = find(word);
+  if (value == nullptr) {
+    std::string keys;
+    for (const auto& [name, unused] : object_.as_object())
+      keys += (keys.empty() ? "" : ", ") + name.substr(0, 40);
+    fail(key(word), "a string", "no such key (keys: " + keys.substr(0, 200) + ")",
+         "Name the file's keys under 'columns'.");
+  }
+  if (!value->is_string())
+    fail(key(word), "a string", std::string(value->type_name()), "Write the value as text.");
+  return value->as_string();
+}
+
+std::vector<Message> Row::messages(std::string_view word) const {
+  const std::string name = key(word);
+  const io::Json* list = find(word);
+  if (list == nullptr || !list->is_array() || list->as_array().empty())
+    fail(name, "a list of messages",
+         list == nullptr    ? "no such key"
+         : list->is_array() ? "an empty list"
+                            : std::string(list->type_name()),
+         "Write [{\"role\": \"user\", \"content\": \"...\"}, ...].");
+  std::vector<Message> messages;
+  for (const io::Json& entry : list->as_array()) {
+    const std::string path = name + "[" + std::to_string(messages.size()) + "]";
+    const auto member = [&](const char* member_name) -> const std::string& {
+      const io::Json* value = entry.find(member_name);
+      if (value == nullptr || !value->is_string())
+        fail(path + "." + member_name, "a string",
+             value == nullptr ? "no such key" : std::string(value->type_name()),
+             "Write each message as {\"role\": ..., \"content\": ...}.");
+      return value->as_string();
+    };
+    Message message{member("role"), member("content")};
+    if (message.role != "system" && message.role != "user" && message.role != "assistant")
+      fail(path + ".role", "system, user or assistant", "'" + message.role.substr(0, 80) + "'",
+           "Rename the role.");
+    if (message.role == "assistant" && message.content.empty())
+      fail(path + ".content", "an answer", "an empty string", "Remove the record or fill it in.");
+    messages.push_back(std::move(message));
+  }
+  return messages;
+}
+
+Record Row::record() const {
+  Record record;
+  record.file = file_.path;
+  record.line = line_;
+  return record;
+}
+
+void for_each_row(const DatasetFile& file, const std::string& text, int64_t limit,
+                  const std::function<void(const Row&)>& use) {
+  Scanner scanner(text);
+  scanner.skip_space();
+  if (!scanner.done() && scanner.peek() == '[') {
+    rows_of_array(file, scanner, limit, use);
+    return;
+  }
+  for (int64_t count = 0; limit == 0 || count < limit; ++count) {
+    scanner.skip_space();
+    if (scanner.done())
+      return;
+    const int64_t line = scanner.line();
+    use_row(file, line, scanner.take_line(), use);
+  }
+}
+
+void check_columns(const DatasetFile& file, const std::vector<std::string>& words) {
+  for (const auto& [ours, theirs] : file.columns) {
+    if (std::find(words.begin(), words.end(), ours) == words.end())
+      throw ConfigError(file.path + ": columns: unknown '" + ours + "'" +
+                        known_names_hint(ours, words));
+  }
+}
+
+}  // namespace shardtune::data

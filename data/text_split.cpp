@@ -1,0 +1,253 @@
+#include "data/text_split.h"
+
+#include <unicode/uchar.h>
+
+#include <array>
+
+namespace shardtune::data {
+namespace {
+
+CharClass classify(int32_t code_point) {
+  switch (u_charType(code_point)) {
+    case U_UPPERCASE_LETTER:
+    case U_LOWERCASE_LETTER:
+    case U_TITLECASE_LETTER:
+    case U_MODIFIER_LETTER:
+    case U_OTHER_LETTER:
+      return CharClass::kLetter;
+    case U_DECIMAL_DIGIT_NUMBER:
+    case U_LETTER_NUMBER:
+    case U_OTHER_NUMBER:
+      return CharClass::kNumber;
+    default:
+      return u_isUWhiteSpace(code_point) ? CharClass::kSpace : CharClass::kOther;
+  }
+}
+
+std::array<CharClass, 128> make_ascii_classes() {
+  std::array<CharClass, 128> classes;
+  for (int32_t value = 0; value < 128; ++value)
+    classes[static_cast<std::size_t>(value)] = classify(value);
+  return classes;
+}
+
+const std::array<CharClass, 128> kAsciiClasses = make_ascii_classes();
+
+struct ClassAt {
+  CharClass char_class;
+  int length;
+};
+
+inline ClassAt class_at(std::string_view text, std::size_t offset) {
+  const auto byte = static_cast<unsigned char>(text[offset]);
+  if (byte < 128)
+    return {kAsciiClasses[byte], 1};
+  const CodePoint point = decode_code_point(text, offset);
+  return {char_class(point.value), point.length};
+}
+
+/// End of the run of characters of one class that begins at `offset`.
+std::size_t run_end(std::string_view text, std::size_t offset, CharClass char_class) {
+  while (offset < text.size()) {
+    const ClassAt at = class_at(text, offset);
+    if (at.char_class != char_class)
+      break;
+    offset += static_cast<std::size_t>(at.length);
+  }
+  return offset;
+}
+
+/// 's 't 're 've 'm 'll 'd at an apostrophe, or 0.
+std::size_t contraction_length(std::string_view rest) {
+  if (rest.size() < 2)
+    return 0;
+  const char first = rest[1];
+  if (first == 's' || first == 't' || first == 'm' || first == 'd')
+    return 2;
+  if (rest.size() < 3)
+    return 0;
+  const char second = rest[2];
+  const bool two_letters =
+      ((first == 'r' || first == 'v') && second == 'e') || (first == 'l' && second == 'l');
+  return two_letters ? 3 : 0;
+}
+
+/// \s+(?!\S) and \s+: all of a run at the end of the text, else all but its last character, and a
+/// single one where that leaves nothing.
+std::size_t space_piece_end(std::string_view text, std::size_t begin) {
+  std::size_t offset = begin;
+  std::size_t last = begin;
+  while (offset < text.size()) {
+    const ClassAt at = class_at(text, offset);
+    if (at.char_class != CharClass::kSpace)
+      return last > begin ? last : offset;
+    last = offset;
+    offset += static_cast<std::size_t>(at.length);
+  }
+  return offset;
+}
+
+bool is_continuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
+
+/// Start of the character that ends at `offset` (which is > 0).
+std::size_t previous_offset(std::string_view text, std::size_t offset) {
+  std::size_t start = offset - 1;
+  const std::size_t lowest = offset >= 4 ? offset - 4 : 0;
+  while (start > lowest && is_continuation(static_cast<unsigned char>(text[start])))
+    --start;
+  const CodePoint point = decode_code_point(text, start);
+  return start + static_cast<std::size_t>(point.length) == offset ? start : offset - 1;
+}
+
+/// Bytes of the longest prefix of text[offset..) that could begin a valid character, at least 1.
+std::size_t maximal_subpart(std::string_view text, std::size_t offset) {
+  const auto first = static_cast<unsigned char>(text[offset]);
+  std::size_t length = 1;
+  if (first < 0xC2 || first > 0xF4)
+    return length;
+  const std::size_t wanted = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  unsigned char low = 0x80, high = 0xBF;
+  if (first == 0xE0)
+    low = 0xA0;
+  if (first == 0xED)
+    high = 0x9F;
+  if (first == 0xF0)
+    low = 0x90;
+  if (first == 0xF4)
+    high = 0x8F;
+  while (length < wanted && offset + length < text.size()) {
+    const auto byte = static_cast<unsigned char>(text[offset + length]);
+    if (byte < low || byte > high)
+      break;
+    low = 0x80;
+    high = 0xBF;
+    ++length;
+  }
+  return length;
+}
+
+}  // namespace
+
+CodePoint decode_code_point(std::string_view text, std::size_t offset) {
+  const auto first = static_cast<unsigned char>(text[offset]);
+  if (first < 0x80)
+    return {first, 1};
+  const std::size_t length = maximal_subpart(text, offset);
+  if (first < 0xC2 || first > 0xF4)
+    return {};
+  const std::size_t wanted = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  if (length < wanted)
+    return {};
+  int32_t value = first & (0x7F >> wanted);
+  for (std::size_t i = 1; i < wanted; ++i)
+    value = (value << 6) | (static_cast<unsigned char>(text[offset + i]) & 0x3F);
+  return {value, static_cast<int>(wanted)};
+}
+
+void append_code_point(std::string& text, int32_t code_point) {
+  const auto value = static_cast<uint32_t>(code_point);
+  if (value < 0x80) {
+    text.push_back(static_cast<char>(value));
+  } else if (value < 0x800) {
+    text.push_back(static_cast<char>(0xC0 | (value >> 6)));
+    text.push_back(static_cast<char>(0x80 | (value & 0x3F)));
+  } else if (value < 0x10000) {
+    text.push_back(static_cast<char>(0xE0 | (value >> 12)));
+    text.push_back(static_cast<char>(0x80 | ((value >> 6) & 0x3F)));
+    text.push_back(static_cast<char>(0x80 | (value & 0x3F)));
+  } else {
+    text.push_back(static_cast<char>(0xF0 | (value >> 18)));
+    text.push_back(static_cast<char>(0x80 | ((value >> 12) & 0x3F)));
+    text.push_back(static_cast<char>(0x80 | ((value >> 6) & 0x3F)));
+    text.push_back(static_cast<char>(0x80 | (value & 0x3F)));
+  }
+}
+
+std::string replace_invalid_utf8(std::string_view bytes) {
+  std::string result;
+  result.reserve(bytes.size());
+  for (std::size_t offset = 0; offset < bytes.size();) {
+    const CodePoint point = decode_code_point(bytes, offset);
+    if (point.value >= 0) {
+      result.append(bytes.substr(offset, static_cast<std::size_t>(point.length)));
+      offset += static_cast<std::size_t>(point.length);
+    } else {
+      result.append("\xEF\xBF\xBD");
+      offset += maximal_subpart(bytes, offset);
+    }
+  }
+  return result;
+}
+
+CharClass char_class(int32_t code_point) {
+  if (code_point < 0)
+    return CharClass::kOther;
+  return code_point < 128 ? kAsciiClasses[static_cast<std::size_t>(code_point)]
+                          : classify(code_point);
+}
+
+bool is_word_char(int32_t code_point) {
+  if (code_point < 0)
+    return false;
+  const uint32_t wanted = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
+  return u_hasBinaryProperty(code_point, UCHAR_ALPHABETIC) ||
+         (U_GET_GC_MASK(code_point) & wanted) != 0 ||
+         u_hasBinaryProperty(code_point, UCHAR_JOIN_CONTROL);
+}
+
+std::size_t gpt2_piece_end(std::string_view text, std::size_t begin) {
+  const char first = text[begin];
+  if (first == '\'') {
+    if (const std::size_t length = contraction_length(text.substr(begin)))
+      return begin + length;
+  }
+  std::size_t offset = begin;
+  if (first == ' ' && begin + 1 < text.size())
+    offset = begin + 1;
+  const ClassAt at = class_at(text, offset);
+  if (at.char_class == CharClass::kSpace)
+    return space_piece_end(text, begin);
+  return run_end(text, offset + static_cast<std::size_t>(at.length), at.char_class);
+}
+
+std::size_t digit_part_end(std::string_view text, std::size_t begin, DigitSplit split) {
+  if (split == DigitSplit::kNone)
+    return text.size();
+  std::size_t offset = begin;
+  const ClassAt first = class_at(text, begin);
+  offset += static_cast<std::size_t>(first.length);
+  if (first.char_class == CharClass::kNumber) {
+    return split == DigitSplit::kIndividual ? offset : run_end(text, offset, CharClass::kNumber);
+  }
+  while (offset < text.size()) {
+    const ClassAt at = class_at(text, offset);
+    if (at.char_class == CharClass::kNumber)
+      break;
+    offset += static_cast<std::size_t>(at.length);
+  }
+  return offset;
+}
+
+std::size_t skip_space_left(std::string_view text, std::size_t begin, std::size_t low) {
+  while (begin > low) {
+    const std::size_t start = previous_offset(text, begin);
+    if (start < low || class_at(text, start).char_class != CharClass::kSpace)
+      break;
+    begin = start;
+  }
+  return begin;
+}
+
+std::size_t skip_space_right(std::string_view text, std::size_t end) {
+  return run_end(text, end, CharClass::kSpace);
+}
+
+bool word_char_before(std::string_view text, std::size_t offset) {
+  return offset > 0 && is_word_char(decode_code_point(text, previous_offset(text, offset)).value);
+}
+
+bool word_char_at(std::string_view text, std::size_t offset) {
+  return offset < text.size() && is_word_char(decode_code_point(text, offset).value);
+}
+
+}  // namespace shardtune::data

@@ -1,0 +1,176 @@
+// Tokenizer from a model folder: tokenizer.json as the reference reads it (FORMATS 3.1), with
+// tokenizer_config.json, chat_template.jinja and generation_config.json beside it. What is not
+// implemented is refused by name: a quietly different split gives other ids.
+#include <algorithm>
+#include <filesystem>
+#include <initializer_list>
+
+#include "core/error.h"
+#include "data/tokenizer_json.h"
+#include "data/tokenizer_spec.h"
+#include "io/file.h"
+#include "io/json.h"
+
+namespace shardtune::data {
+namespace {
+
+using io::Json;
+
+constexpr int64_t kMaxTokenizerBytes = 256ll << 20;
+constexpr int64_t kMaxConfigBytes = 32ll << 20;
+
+/// A JSON object file of the folder, or an empty object when it is not there.
+Json read_optional_object(const io::fs::path& path) {
+  if (!io::fs::exists(path))
+    return Json::object();
+  Json value = io::parse_json(io::read_text_file(path, kMaxConfigBytes), path.string());
+  if (!value.is_object())
+    throw DataError(path.string() + ": expected an object, found " +
+                    std::string(value.type_name()) + ". Fetch the file again.");
+  return value;
+}
+
+std::optional<int32_t> find_token(const TokenizerSpec& spec, std::string_view text) {
+  for (const AddedToken& token : spec.added) {
+    if (token.content == text)
+      return token.id;
+  }
+  for (std::size_t id = 0; id < spec.texts.size(); ++id) {
+    if (spec.texts[id] == text)
+      return static_cast<int32_t>(id);
+  }
+  return std::nullopt;
+}
+
+/// A token named in tokenizer_config.json: a string, or an object with "content".
+std::optional<int32_t> named_token(const TokenizerSpec& spec, const Json& config,
+                                   const std::string& where, const char* key) {
+  const Json* value = config.find(key);
+  if (value != nullptr && value->is_object())
+    value = value->find("content");
+  if (value == nullptr || value->is_null())
+    return std::nullopt;
+  if (!value->is_string())
+    throw DataError(where + ": " + key + ": expected a string, found " +
+                    std::string(value->type_name()) + ". Fetch the file again.");
+  const auto id = find_token(spec, value->as_string());
+  if (!id)
+    throw DataError(where + ": " + key + ": expected a token of tokenizer.json, found '" +
+                    value->as_string().substr(0, 80) + "'. Use files of one model.");
+  return id;
+}
+
+/// An id of config.json or generation_config.json, or the first of a list.
+std::vector<int32_t> ids_of(const Json& config, const std::string& where, const char* key,
+                            std::size_t vocabulary) {
+  const Json* value = config.find(key);
+  std::vector<int32_t> ids;
+  if (value == nullptr || value->is_null())
+    return ids;
+  const auto add = [&](const Json& id) {
+    if (!id.is_integer() || id.as_integer() < 0 ||
+        id.as_integer() >= static_cast<int64_t>(vocabulary))
+      throw DataError(where + ": " + key + ": expected an id below " + std::to_string(vocabulary) +
+                      " (tokenizer.json), found " + id.dump() + ". Use files of one model.");
+    ids.push_back(static_cast<int32_t>(id.as_integer()));
+  };
+  if (value->is_array()) {
+    for (const Json& id : value->as_array())
+      add(id);
+  } else {
+    add(*value);
+  }
+  return ids;
+}
+
+/// Text of the default template: the file chat_template.jinja wins over the config's key, which is
+/// a string or a list of {name, template}.
+std::string read_chat_template(const io::fs::path& folder, const Json& config) {
+  const io::fs::path file = folder / "chat_template.jinja";
+  if (io::fs::exists(file))
+    return io::read_text_file(file, kMaxConfigBytes);
+  const Json* value = config.find("chat_template");
+  if (value == nullptr)
+    return "";
+  if (value->is_string())
+    return value->as_string();
+  if (value->is_array()) {
+    for (const Json& entry : value->as_array()) {
+      const Json* name = entry.find("name");
+      const Json* text = entry.find("template");
+      if (name != nullptr && name->is_string() && name->as_string() == "default" &&
+          text != nullptr && text->is_string())
+        return text->as_string();
+    }
+  }
+  return "";
+}
+
+/// The config as it is, except for the class: transformers rebuilds the pipeline of some classes
+/// and then ignores tokenizer.json (FORMATS 3.1).
+std::string adjusted_config(const Json& config, const std::string& chat_template) {
+  Json adjusted = config;
+  adjusted.set("tokenizer_class", "PreTrainedTokenizerFast");
+  if (!chat_template.empty() && adjusted.find("chat_template") == nullptr)
+    adjusted.set("chat_template", chat_template);
+  return adjusted.dump(2) + "\n";
+}
+
+void read_special_ids(const io::fs::path& folder, const Json& config, TokenizerSpec& spec) {
+  const std::string where = (folder / "tokenizer_config.json").string();
+  spec.bos = named_token(spec, config, where, "bos_token");
+  spec.eos = named_token(spec, config, where, "eos_token");
+  spec.pad = named_token(spec, config, where, "pad_token");
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const Json other = read_optional_object(folder / name);
+    const std::string path = (folder / name).string();
+    const auto bos = ids_of(other, path, "bos_token_id", spec.texts.size());
+    const auto eos = ids_of(other, path, "eos_token_id", spec.texts.size());
+    if (!spec.bos && !bos.empty())
+      spec.bos = bos.front();
+    if (!spec.eos && !eos.empty())
+      spec.eos = eos.front();
+    spec.stop_ids.insert(spec.stop_ids.end(), eos.begin(), eos.end());
+  }
+  add_end_of_turn_tokens(spec);
+}
+
+void require_tokenizer_json(const io::fs::path& folder) {
+  if (io::fs::exists(folder / "tokenizer.json"))
+    return;
+  for (const char* other : {"tokenizer.model", "vocab.json", "spiece.model"}) {
+    if (io::fs::exists(folder / other))
+      throw UnsupportedError((folder / other).string() + ": this kind of tokenizer is not there " +
+                             "yet, see docs/status.md. Save the tokenizer as tokenizer.json.");
+  }
+  throw MissingInputError((folder / "tokenizer.json").string() +
+                          ": no such file. A model folder needs its tokenizer.json.");
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer_from_folder(const std::string& folder_name) {
+  const io::fs::path folder(folder_name);
+  require_tokenizer_json(folder);
+  const io::fs::path path = folder / "tokenizer.json";
+  const std::string text = io::read_text_file(path, kMaxTokenizerBytes);
+  TokenizerSpec spec = parse_tokenizer_json(text, path.string());
+  const Json config = read_optional_object(folder / "tokenizer_config.json");
+  read_special_ids(folder, config, spec);
+  spec.chat_template = read_chat_template(folder, config);
+  spec.tokenizer_json = text;
+  spec.tokenizer_config_json = adjusted_config(config, spec.chat_template);
+  return make_byte_bpe_tokenizer(std::move(spec));
+}
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model) {
+  const io::fs::path path(model);
+  std::error_code ignored;
+  if (io::fs::is_directory(path, ignored))
+    return load_tokenizer_from_folder(model);
+  if (path.extension() == ".gguf" || !io::fs::exists(path, ignored))
+    return load_tokenizer_from_gguf(*io::open_gguf(path));
+  throw UnsupportedError(model + ": expected a model folder or a .gguf file. Give one of these.");
+}
+
+}  // namespace shardtune::data
