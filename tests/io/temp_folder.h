@@ -55,7 +55,11 @@ std::string message_of(const Body& body) {
   return "";
 }
 
-#define EXPECT_HAS(text, part) \
-  EXPECT_NE(std::string(text).find(part), std::string::npos) << "message: " << (text)
+inline void expect_has(const std::string& text, const std::string& part, const char* file,
+                       int line) {
+  if (text.find(part) == std::string::npos)
+    ADD_FAILURE_AT(file, line) << "expected: " << part << "\n   found: " << text;
+}
+#define EXPECT_HAS(text, part) ::shardtune::io::expect_has(text, part, __FILE__, __LINE__)
 
 }  // namespace shardtune::io
