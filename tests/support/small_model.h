@@ -1,8 +1,10 @@
 // A golden model of tests/golden/llama on a store of one rank, and reading of its expected tensors.
 #pragma once
 
+#include <cstring>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
