@@ -82,12 +82,13 @@ std::unique_ptr<Optimizer> make_adamw(const io::YamlNode& section) {
   AdamWOptions options;
   const auto betas = section.numbers_or("betas", {options.beta1, options.beta2},
                                         {.min = 0.0, .max = 1.0, .max_exclusive = true});
-  if (betas.size() == 2) {
+  const size_t num_written = section.has("betas") ? section.elements("betas").size() : 2;
+  if (num_written != 2) {
+    section.error("betas", "expected 2 numbers, found " + std::to_string(num_written) +
+                               ". Write for example 'betas: [0.9, 0.999]'.");
+  } else if (betas.size() == 2) {  // fewer when one of them was told as an error
     options.beta1 = betas[0];
     options.beta2 = betas[1];
-  } else {
-    section.error("betas", "expected 2 numbers, found " + std::to_string(betas.size()) +
-                               ". Write for example 'betas: [0.9, 0.999]'.");
   }
   options.eps =
       section.number_or("eps", options.eps, {.min = 0.0, .max = 1.0, .min_exclusive = true});
