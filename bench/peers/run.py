@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""LoRA and QLoRA NF4 on SmolLM2-135M, 512 tokens x 4 rows: shardtune and transformers + PEFT
+(+ bitsandbytes) in turns, one process each, on the same weights, rows, threads and learning rate.
+Both compute in bfloat16 where the CPU multiplies it in hardware, else in float32: elsewhere torch's
+bfloat16 is many times slower than its float32. Prints medians, spread and peak memory, checks that the loss curves agree, and writes the section of
+docs/benchmarks.md. Refuses to start on a busy machine (load above 0.3).
+
+    PYTHON bench/peers/run.py [--rounds 3] [--steps 6] [--dry]     PYTHON: see tests/parity/setup.sh
+    --dry allows a busy machine and leaves docs/benchmarks.md as it is: its figures mean nothing.
+"""
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/parity"))
+WORK = ROOT / "build/peers-bench"
+CORPUS = ROOT.parent / "shared/corpora/gsm8k_train.jsonl"
+LENGTH, ROWS = 512, 4
+WARM_UP = 2  # steps that are not counted: first touch of memory, primitive creation
+MAX_LOAD = 0.3
+# Both sides draw their own lora_A; after some steps on the same rows the losses still agree to this.
+MAX_LOSS_DIFFERENCE = 0.03
+COMMON = {"lora_rank": 16, "lora_alpha": 32, "learning_rate": 1e-4, "seed": 42}
+
+
+def prepare():
+    """The base as a Hugging Face folder for both sides, and rows of exactly LENGTH tokens."""
+    import peers
+    path = peers.model_path()
+    if path is None:
+        sys.exit("SmolLM2-135M-Instruct.Q4_1.gguf is absent. Run launch/quickstart.sh first, or "
+                 "set SHARDTUNE_MODEL.")
+    if not CORPUS.exists():
+        sys.exit(f"{CORPUS} is absent: the benchmark needs its text.")
+    tokenizer = peers.load_tokenizer(path)
+    model = WORK / "model"
+    if not (model / "tokenizer.json").exists():
+        model.mkdir(parents=True, exist_ok=True)
+        peers.load_model(path).save_pretrained(model)
+        tokenizer.save(str(model / "tokenizer.json"))
+    problems = [json.loads(line) for line in CORPUS.read_text().splitlines()]
+    texts, text = [], ""
+    for problem in problems:
+        text += problem["question"] + "\n" + problem["answer"] + "\n\n"
+        if len(tokenizer.encode(text).ids) > LENGTH:  # both sides cut at LENGTH
+            texts.append(text)
+            text = ""
+        if len(texts) == ROWS:
+            break
+    (WORK / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    return model, [tokenizer.encode(t).ids[:LENGTH] for t in texts]
+
+
+def run_process(command, log):
+    """Peak resident bytes of one child; its output goes to the log."""
+    with open(log, "w") as stream:
+        child = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+    if status != 0:
+        sys.exit(f"{command[0]} failed; the last lines of {log}:\n" +
+                 "\n".join(log.read_text().splitlines()[-15:]))
+    return usage.ru_maxrss * 1024
+
+
+def fast_dtype():
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def run_ours(case, model, steps, threads, binary):
+    out = WORK / f"run-{case}-{time.monotonic_ns()}"
+    config = {
+        "model": {"model_name_or_path": str(model), "compute_dtype": fast_dtype()},
+        "quantization": ({"method": "nf4", "block_size": 64, "double_quant": True}
+                         if case == "qlora" else {"method": "none"}),
+        "adapter": {"method": "lora", "lora_rank": COMMON["lora_rank"],
+                    "lora_alpha": COMMON["lora_alpha"], "target_modules": "all-linear"},
+        "data": {"train": [{"path": str(WORK / "rows.jsonl"), "format": "text"}],
+                 "chat_template": "none", "max_length": LENGTH, "packing": False,
+                 "train_on": "all"},
+        "training": {"objective": "pretrain", "max_steps": steps, "micro_batch_size": ROWS,
+                     "global_batch_size": ROWS, "learning_rate": COMMON["learning_rate"],
+                     "lr_scheduler_type": "constant", "seed": COMMON["seed"]},
+        "parallel": {"threads": threads},
+        "checkpoint": {"output_dir": str(out)},
+    }
+    path = WORK / f"{case}.yaml"
+    path.write_text(json.dumps(config, indent=1))
+    memory = run_process([binary, "train", str(path)], WORK / f"ours-{case}.log")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["tokens"] for line in lines)
+    return {"losses": [line["loss"] for line in lines],
+            "seconds": [line["step_time_ms"] / 1000 for line in lines], "memory": memory}
+
+
+def run_peer(case, model, rows, steps, threads):
+    settings = {**COMMON, "dtype": fast_dtype(), "model": str(model), "rows": rows, "steps": steps, "threads": threads,
+                "quantization": "nf4" if case == "qlora" else "none",
+                "result": str(WORK / f"peer-{case}.json")}
+    path = WORK / f"peer-{case}-settings.json"
+    path.write_text(json.dumps(settings))
+    memory = run_process([sys.executable, str(ROOT / "bench/peers/peer_train.py"), str(path)],
+                         WORK / f"peer-{case}.log")
+    return {**json.loads(pathlib.Path(settings["result"]).read_text()), "memory": memory}
+
+
+def speeds(results):
+    """Tokens per second of each round: the median of its counted steps."""
+    return [LENGTH * ROWS / statistics.median(r["seconds"][WARM_UP:]) for r in results]
+
+
+def check_losses(case, ours, theirs):
+    worst = max(abs(a - b) / b for a, b in zip(ours[0]["losses"], theirs[0]["losses"]))
+    verdict = "agree" if worst <= MAX_LOSS_DIFFERENCE else "DISAGREE"
+    print(f"{case}: losses {verdict}, largest difference {100 * worst:.2f}%")
+    print("  ours  ", " ".join(f"{x:.4f}" for x in ours[0]["losses"]))
+    print("  theirs", " ".join(f"{x:.4f}" for x in theirs[0]["losses"]))
+    for results in (ours, theirs):  # rounds repeat each other
+        assert len({len(r["losses"]) for r in results}) == 1
+    return worst
+
+
+def section(rows, arguments, threads):
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
+                if line.startswith("model name")), platform.processor())
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
+                         for name in ("torch", "transformers", "peft", "bitsandbytes"))
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+                            capture_output=True, text=True).stdout.strip()
+    ours = subprocess.run([arguments.binary, "version"], capture_output=True, text=True).stdout
+    lines = [
+        f"SmolLM2-135M, {LENGTH} tokens x {ROWS} rows of GSM8K text, every token trained, LoRA rank "
+        f"{COMMON['lora_rank']} on all linears, no recompute, one process of {threads} threads; "
+        f"{arguments.rounds} rounds in turns of {arguments.steps} steps, the first {WARM_UP} not "
+        "counted. Median over rounds (smallest-largest). Peak memory: resident set of the whole "
+        "process, loading included.", "",
+        "| run | shardtune tokens/s | peer tokens/s | ratio | shardtune peak | peer peak | loss "
+        "difference |", "|---|---|---|---|---|---|---|", *rows, "",
+        f"{time.strftime('%Y-%m-%d')}, commit {commit}, {cpu}, {threads} threads, "
+        f"{platform.platform()}. Peers: Python {platform.python_version()}, {versions}. "
+        f"{ours.splitlines()[0] if ours else ''}",
+    ]
+    return "\n".join(lines)
+
+
+def write_section(text):
+    path = ROOT / "docs/benchmarks.md"
+    page = path.read_text()
+    begin, end = "<!-- peers:begin -->", "<!-- peers:end -->"
+    head, rest = page.split(begin)
+    path.write_text(head + begin + "\n" + text + "\n" + end + rest.split(end)[1])
+    print(f"written to {path}")
+
+
+def table_row(name, ours, theirs, worst):
+    a, b = speeds(ours), speeds(theirs)
+    ratios = [x / y for x, y in zip(a, b)]
+    memory = [max(r["memory"] for r in results) / 1e9 for results in (ours, theirs)]
+
+    def spread(values, digits):
+        return (f"{statistics.median(values):.{digits}f} "
+                f"({min(values):.{digits}f}-{max(values):.{digits}f})")
+    return (f"| {name} | {spread(a, 0)} | {spread(b, 0)} | {spread(ratios, 2)} | "
+            f"{memory[0]:.2f} GB | {memory[1]:.2f} GB | {100 * worst:.2f}% |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--case", choices=["lora", "qlora"], action="append")
+    parser.add_argument("--binary", default=os.environ.get(
+        "SHARDTUNE_BINARY", str(ROOT / "build/release/launch/shardtune")))
+    arguments = parser.parse_args()
+    if arguments.steps <= WARM_UP:
+        sys.exit(f"--steps: expected more than {WARM_UP}, found {arguments.steps}.")
+    load = os.getloadavg()[0]
+    if load > MAX_LOAD and not arguments.dry:
+        sys.exit(f"The load is {load:.2f}, above {MAX_LOAD}: figures would mean nothing. Wait until "
+                 "the machine is idle.")
+    if not os.access(arguments.binary, os.X_OK):
+        sys.exit(f"{arguments.binary} is not there. Build the release preset, or name another one "
+                 "with --binary.")
+    WORK.mkdir(parents=True, exist_ok=True)
+    model, rows = prepare()
+    threads = len(os.sched_getaffinity(0))
+    names = {"lora": f"LoRA, {fast_dtype()}",
+             "qlora": f"QLoRA NF4 (double quantisation), {fast_dtype()}"}
+    table, disagree = [], False
+    for case in arguments.case or ["lora", "qlora"]:
+        ours, theirs = [], []
+        for number in range(arguments.rounds):
+            ours.append(run_ours(case, model, arguments.steps, threads, arguments.binary))
+            theirs.append(run_peer(case, model, rows, arguments.steps, threads))
+            print(f"{case} round {number + 1}: shardtune {speeds(ours)[-1]:.0f}, peer "
+                  f"{speeds(theirs)[-1]:.0f} tokens/s", flush=True)
+        worst = check_losses(case, ours, theirs)
+        disagree = disagree or worst > MAX_LOSS_DIFFERENCE
+        table.append(table_row(names[case], ours, theirs, worst))
+    text = section(table, arguments, threads)
+    print(text)
+    if disagree:
+        sys.exit("The loss curves disagree: the two sides do not compute the same thing.")
+    if not arguments.dry:
+        write_section(text)
+
+
+main()
