@@ -27,7 +27,7 @@ TEST(OptimizerRegistry, TellsEveryProblemWithItsLine) {
   const auto errors =
       errors_of("optimizer:\n  name: adamv\n  betas: [0.9, 1.0]\n  eps: 0\n  momentum: 1\n");
   ASSERT_EQ(errors.size(), 4u);
-  for (const char* text : {"run.yaml:2", "did you mean 'adamw'", "run.yaml:3", "run.yaml:4",
+  for (const char* text : {"run.yaml:2", "Did you mean 'adamw'", "run.yaml:3", "run.yaml:4",
                            "run.yaml:5", "momentum"}) {
     EXPECT_TRUE(std::any_of(errors.begin(), errors.end(), [&](const std::string& error) {
       return error.find(text) != std::string::npos;
