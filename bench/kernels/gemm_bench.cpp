@@ -1,0 +1,51 @@
+// Products of one layer of a 135M model at 2,048 tokens, of decoding, and over tokens.
+// Arguments: M, N, K, transpose of b, bf16.
+#include "bench/kernels/bench_util.h"
+#include "kernels/gemm.h"
+
+namespace shardtune::kernels {
+namespace {
+
+void gemm_bench(benchmark::State& state) {
+  const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  const Transpose transpose = state.range(3) == 0 ? Transpose::kNo : Transpose::kYes;
+  const DType dtype = dtype_of_range(state.range(4));
+  const Tensor a = filled({m, k}, dtype, 1);
+  const Tensor b = filled(transpose == Transpose::kYes ? Shape{n, k} : Shape{k, n}, dtype, 2);
+  const Tensor c(Shape{m, n}, dtype);
+  for (auto _ : state)
+    gemm(a, b, transpose, c, Accumulate::kNo);
+  count_flops(state, 2.0 * static_cast<double>(m * n * k));
+}
+BENCHMARK(gemm_bench)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgNames({"M", "N", "K", "T", "bf16"})
+    ->ArgsProduct({{1024, 2048}, {576}, {576}, {0, 1}, {0, 1}})
+    ->ArgsProduct({{2048}, {1536}, {576}, {0, 1}, {0, 1}})
+    ->ArgsProduct({{2048}, {576}, {1536}, {0, 1}, {0, 1}})
+    ->ArgsProduct({{2048}, {192}, {576}, {1}, {0, 1}})
+    ->ArgsProduct({{512}, {8192}, {576}, {1}, {0, 1}})
+    ->ArgsProduct({{512}, {576}, {8192}, {0}, {0, 1}})
+    ->ArgsProduct({{2048}, {16}, {576}, {1}, {0, 1}})
+    ->ArgsProduct({{2048}, {576}, {16}, {1}, {0, 1}})
+    ->ArgsProduct({{1, 8, 64}, {1536}, {576}, {1}, {0, 1}});
+
+void gemm_over_tokens_bench(benchmark::State& state) {
+  const int64_t tokens = state.range(0), n = state.range(1), k = state.range(2);
+  const DType dtype = dtype_of_range(state.range(3));
+  const Tensor dy = filled({tokens, n}, dtype, 1), x = filled({tokens, k}, dtype, 2);
+  const Tensor out(Shape{n, k}, DType::kFloat32);
+  for (auto _ : state)
+    gemm_over_tokens(dy, x, out, Accumulate::kNo);
+  count_flops(state, 2.0 * static_cast<double>(tokens * n * k));
+}
+BENCHMARK(gemm_over_tokens_bench)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgNames({"T", "N", "K", "bf16"})
+    ->ArgsProduct({{2048}, {16}, {576, 1536}, {0, 1}})
+    ->ArgsProduct({{2048}, {576, 1536}, {16}, {0, 1}});
+
+}  // namespace
+}  // namespace shardtune::kernels
