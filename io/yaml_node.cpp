@@ -39,7 +39,11 @@ class TreeHandler final : public YAML::EventHandler {
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     if (expects_key())
       stop(mark, "expected a key before ':', found none");
-    place(mark, is_null_word(mark) ? YamlTree::Kind::kNull : YamlTree::Kind::kEmpty, anchor);
+    const bool is_word = is_null_word(mark);
+    const int key_line = stack_.empty() ? 0 : stack_.back().key_line;
+    YamlTree* tree = place(mark, is_word ? YamlTree::Kind::kNull : YamlTree::Kind::kEmpty, anchor);
+    if (!is_word && key_line > 0)
+      tree->line = key_line;  // the mark of a missing value lies behind it
   }
 
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
@@ -52,6 +56,8 @@ class TreeHandler final : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     check_tag(mark, tag);
+    if (tag == "!")
+      check_quote_closed(mark);
     if (expects_key()) {
       add_key(mark, value);
       return;
@@ -84,6 +90,7 @@ class TreeHandler final : public YAML::EventHandler {
   struct Frame {
     YamlTree* tree;
     std::unique_ptr<YamlTree>* value;  // of a mapping: where its next value goes, or nullptr
+    int key_line = 0;                  // of a mapping: line of its last key
   };
 
   [[noreturn]] void stop(const YAML::Mark& mark, const std::string& what) {
@@ -114,8 +121,27 @@ class TreeHandler final : public YAML::EventHandler {
       report(mark, "tags (" + quote_text(tag, 40) + ") are not read. Remove the tag");
   }
 
+  // yaml-cpp accepts a quote that is still open at the end of the file.
+  void check_quote_closed(const YAML::Mark& mark) {
+    if (mark.pos < 0 || static_cast<size_t>(mark.pos) >= text_.size())
+      return;
+    const auto start = static_cast<size_t>(mark.pos);
+    const char quote = text_[start];
+    if (quote != '\'' && quote != '"')
+      return;
+    for (size_t i = start + 1; i < text_.size(); ++i) {
+      const bool is_doubled = quote == '\'' && text_.substr(i, 2) == "''";
+      if (is_doubled || (quote == '"' && text_[i] == '\\'))
+        ++i;
+      else if (text_[i] == quote)
+        return;
+    }
+    stop(mark, "not valid YAML: the quote that opens here is not closed");
+  }
+
   void add_key(const YAML::Mark& mark, const std::string& key) {
     Frame& frame = stack_.back();
+    frame.key_line = mark.line + 1;
     YamlTree& mapping = *frame.tree;
     if (key == "<<")
       report(mark, "merge keys (<<) are not read. Write the keys out");
@@ -156,7 +182,7 @@ class TreeHandler final : public YAML::EventHandler {
             YamlTree::Kind kind) {
     check_tag(mark, tag);
     if (expects_key())
-      stop(mark, "expected a plain key, found a list or mapping as key");
+      stop(mark, "expected a plain key, found a list or mapping as key. Close every bracket");
     if (stack_.size() >= kMaxDepth)
       stop(mark, "nested deeper than " + std::to_string(kMaxDepth) + " levels");
     stack_.push_back({place(mark, kind, anchor), nullptr});

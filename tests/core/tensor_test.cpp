@@ -1,0 +1,84 @@
+#include "core/tensor.h"
+
+#include <gtest/gtest.h>
+
+#include <utility>
+#include <vector>
+
+namespace shardtune {
+namespace {
+
+TEST(Shape, CountsElementsAndPrints) {
+  EXPECT_EQ(Shape().numel(), 1);
+  EXPECT_EQ((Shape{2, 3, 4}).numel(), 24);
+  EXPECT_EQ((Shape{2048, 576}).to_string(), "[2048, 576]");
+  EXPECT_TRUE((Shape{2, 3}) == (Shape{2, 3}));
+  EXPECT_FALSE((Shape{2, 3}) == (Shape{3, 2}));
+  EXPECT_FALSE((Shape{2}) == (Shape{2, 1}));
+  EXPECT_THROW((Shape{1, 1, 1, 1, 1}), ArgumentError);
+  EXPECT_THROW((Shape{-1}), ArgumentError);
+  EXPECT_THROW((Shape{int64_t{1} << 42, int64_t{1} << 42}), ArgumentError);
+}
+
+TEST(Tensor, OwnsMovesAndClones) {
+  const std::vector<float> values = {1, 2, 3, 4, 5, 6};
+  Tensor a = Tensor::from(values, {2, 3});
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(a.data<float>()) % 64, 0u);
+  const float* memory = a.data<float>();
+  Tensor b = std::move(a);
+  EXPECT_TRUE(a.empty());
+  EXPECT_EQ(b.data<float>(), memory);
+  Tensor c = b.clone();
+  c.data<float>()[0] = 9;
+  EXPECT_EQ(b.data<float>()[0], 1.0f);
+  EXPECT_EQ(c.span<float>()[5], 6.0f);
+  b = std::move(c);
+  EXPECT_EQ(b.data<float>()[0], 9.0f);
+  for (const float value : Tensor::zeros({3, 5}, DType::kFloat32).span<float>())
+    EXPECT_EQ(value, 0.0f);
+}
+
+TEST(TensorView, ChecksTypesShapesAndRows) {
+  const Tensor tensor = Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {3, 2});
+  const TensorView& view = tensor.view();
+  EXPECT_THROW(view.data<int32_t>(), ArgumentError);
+  EXPECT_EQ(view.data<const float>()[1], 2.0f);
+  EXPECT_EQ(view.rows(1, 3).data<float>()[0], 3.0f);
+  EXPECT_EQ(view.rows(1, 3).shape().to_string(), "[2, 2]");
+  EXPECT_EQ(view.rows(3, 3).numel(), 0);
+  EXPECT_THROW(view.rows(2, 4), ArgumentError);
+  EXPECT_THROW(view.rows(2, 1), ArgumentError);
+  EXPECT_EQ(view.reshaped({6}).dim(0), 6);
+  EXPECT_THROW(view.reshaped({5}), ArgumentError);
+  EXPECT_EQ(view.num_bytes(), 24);
+}
+
+TEST(BufferPool, ReusesFreedBuffersAndCounts) {
+  BufferPool pool;
+  void* first = pool.allocate(10'000);
+  EXPECT_GE(pool.bytes_in_use(), 10'000);
+  pool.release(first, 10'000);
+  EXPECT_EQ(pool.bytes_in_use(), 0);
+  EXPECT_GE(pool.bytes_kept(), 10'000);
+  EXPECT_EQ(pool.allocate(10'000), first);
+  void* second = pool.allocate(10'000);
+  EXPECT_NE(second, first);
+  EXPECT_GE(pool.peak_bytes_in_use(), 20'000);
+  pool.release(first, 10'000);
+  pool.release(second, 10'000);
+  pool.trim();
+  EXPECT_EQ(pool.bytes_kept(), 0);
+  EXPECT_NE(pool.allocate(0), nullptr);
+}
+
+TEST(BufferPool, AnImpossibleRequestIsATypedError) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the address sanitizer ends the program instead";
+#else
+  BufferPool pool;
+  EXPECT_THROW(pool.allocate(int64_t{1} << 60), OutOfMemoryError);
+#endif
+}
+
+}  // namespace
+}  // namespace shardtune
