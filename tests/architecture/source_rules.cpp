@@ -68,7 +68,7 @@ const std::vector<Door>& doors() {
       {"fmt/", "fmt", R"(.*\.cpp)"},
       {"spdlog/", "spdlog", R"(core/log\.cpp)"},
       {"hwloc", "hwloc", R"(core/topology\.cpp)"},
-      {"omp.h", "OpenMP", R"(core/.*)"},
+      {"omp.h", "OpenMP", R"((core/.*|kernels/gemm_onednn\.cpp))"},
       {"cuda", "CUDA", R"((core/cuda/.*|.*_cuda\.cu))"},
       {"cublas", "cuBLAS", R"((core/cuda/.*|.*_cuda\.cu))"},
       {"gtest/", "GoogleTest", R"((tests|bench)/.*)"},
