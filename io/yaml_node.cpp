@@ -199,6 +199,32 @@ class TreeHandler final : public YAML::EventHandler {
   int num_documents_ = 0;
 };
 
+// Cheap lower bounds of depth and node count: yaml-cpp's scanner reads ahead, so on bombs it would
+// spend time and memory before the first event. Generous, because they also count inside quotes.
+std::optional<std::pair<size_t, std::string>> find_bomb(std::string_view text) {
+  constexpr int kMaxOpenBrackets = 512;
+  int open = 0;
+  int commas = 0;
+  int colons = 0;
+  int dashes = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool ends_word = i + 1 == text.size() || text[i + 1] == ' ' || text[i + 1] == '\n';
+    if (c == '[' || c == '{')
+      ++open;
+    else if (c == ']' || c == '}')
+      open = std::max(open - 1, 0);
+    commas += c == ',' ? 1 : 0;
+    colons += c == ':' && ends_word ? 1 : 0;
+    dashes += c == '-' && ends_word ? 1 : 0;
+    if (open > kMaxOpenBrackets)
+      return {{i, "nested deeper than " + std::to_string(kMaxDepth) + " levels"}};
+    if (std::max({commas, colons, dashes}) > kMaxNodes)
+      return {{i, "more than " + std::to_string(kMaxNodes) + " values"}};
+  }
+  return std::nullopt;
+}
+
 // What must hold before yaml-cpp may see the text. It takes byte 4 for the end of the file.
 std::optional<std::pair<size_t, std::string>> find_bad_text(std::string_view text) {
   if (text.size() > kMaxBytes)
@@ -211,7 +237,7 @@ std::optional<std::pair<size_t, std::string>> find_bad_text(std::string_view tex
     if ((byte < 0x20 && byte != '\t' && byte != '\n' && byte != '\r') || byte == 0x7f)
       return {{i, "expected text, found the control character " + quote_text(text.substr(i, 1))}};
   }
-  return std::nullopt;
+  return find_bomb(text);
 }
 }  // namespace
 
