@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/parallel_for.h"
+#include "quant/int8_kernels.h"
 #include "quant/rounding.h"
 
 namespace shardtune::quant {
@@ -69,17 +70,11 @@ std::optional<int64_t> int8_quantize_rows(std::span<const float> x, int64_t in_f
 }
 
 void int8_dequantize_row(std::span<const int8_t> codes, float absmax, const TensorView& out) {
-  const int64_t count = std::ssize(codes);
   const float scale = absmax / kLevels;
-  if (out.dtype() == DType::kBFloat16) {
-    uint16_t* const y = reinterpret_cast<uint16_t*>(out.data<BFloat16>());
-    for (int64_t i = 0; i < count; ++i)
-      y[i] = finite_to_bfloat16_bits(static_cast<float>(codes[i]) * scale);
-  } else {
-    float* const y = out.data<float>();
-    for (int64_t i = 0; i < count; ++i)
-      y[i] = static_cast<float>(codes[i]) * scale;
-  }
+  if (out.dtype() == DType::kBFloat16)
+    int8_decode(codes.data(), std::ssize(codes), scale, out.data<BFloat16>());
+  else
+    int8_decode(codes.data(), std::ssize(codes), scale, out.data<float>());
 }
 
 }  // namespace shardtune::quant

@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/parallel_for.h"
 #include "quant/nf4_kernels.h"
+#include "quant/rounding.h"
 
 namespace shardtune::quant {
 
@@ -73,20 +74,21 @@ std::optional<int64_t> nf4_quantize(std::span<const float> x, int64_t block_size
                                     std::span<uint8_t> codes, std::span<float> absmax) {
   check_sizes(x, block_size, codes, absmax);
   const int64_t n = std::ssize(x);
-  parallel_for(std::ssize(absmax), std::max<int64_t>(kValuesPerTask / block_size, 1),
+  const int64_t num_whole = n / block_size;
+  parallel_for(num_whole, std::max<int64_t>(kValuesPerTask / block_size, 1),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t b = begin; b < end; ++b) {
-                   const int64_t first = b * block_size;
-                   const int64_t count = std::min(block_size, n - first);
-                   absmax[b] = nf4_quantize_block(x.data() + first, count, block_size,
-                                                  codes.data() + first / 2);
-                 }
+                 const int64_t first = begin * block_size;
+                 nf4_quantize_blocks({x.data() + first, end - begin, block_size},
+                                     codes.data() + first / 2, absmax.data() + begin);
                });
+  if (const int64_t rest = n % block_size; rest != 0) {
+    const int64_t first = num_whole * block_size;
+    absmax[num_whole] = nf4_quantize_short_block(x.data() + first, rest, codes.data() + first / 2);
+  }
   for (int64_t b = 0; b < std::ssize(absmax); ++b) {
     if (absmax[b] <= std::numeric_limits<float>::max())
       continue;
-    const auto finite = [](float v) { return std::abs(v) <= std::numeric_limits<float>::max(); };
-    return std::find_if_not(x.begin() + b * block_size, x.end(), finite) - x.begin();
+    return first_non_finite(x.subspan(b * block_size), b * block_size);
   }
   return std::nullopt;
 }

@@ -9,6 +9,7 @@
 
 #include "quant/double_quant.h"
 #include "quant/nf4.h"
+#include "quant/rounding.h"
 
 namespace shardtune::quant {
 
@@ -21,19 +22,21 @@ using BytesVec = hn::Vec<Bytes>;
 constexpr int64_t kVectorValues = 32;  // 16 bytes of codes
 
 uint32_t output_bits(float value, float) { return std::bit_cast<uint32_t>(value); }
-uint32_t output_bits(float value, BFloat16) { return BFloat16(value).bits; }
+uint32_t output_bits(float value, BFloat16) { return finite_to_bfloat16_bits(value); }
 
-// The products of one block, as bits of T and split into bytes for the shuffles.
+// The products of one block, as bits of T and split into bytes for the shuffles. Plain loops over
+// 16 values without branches, which the compiler turns into vectors.
 template <typename T>
 struct BlockTable {
-  HWY_ALIGN std::array<std::array<uint8_t, 16>, sizeof(T)> bytes;
-  std::array<uint32_t, 16> bits;
+  HWY_ALIGN uint32_t bits[16];
+  HWY_ALIGN uint8_t bytes[sizeof(T)][16];
 
   explicit BlockTable(float absmax) {
-    const std::array<float, 16>& table = nf4_table();
-    for (size_t c = 0; c < 16; ++c) {
+    const float* table = nf4_table().data();
+    for (int c = 0; c < 16; ++c)
       bits[c] = output_bits(table[c] * absmax, T());
-      for (size_t k = 0; k < sizeof(T); ++k)
+    for (size_t k = 0; k < sizeof(T); ++k) {
+      for (int c = 0; c < 16; ++c)
         bytes[k][c] = static_cast<uint8_t>(bits[c] >> (8 * k));
     }
   }
@@ -53,7 +56,7 @@ void look_up(const BlockTable<T>& table, BytesVec codes, T* out) {
   const Halves d16;
   auto* target = reinterpret_cast<uint8_t*>(out);
   const auto byte = [&](size_t k) {
-    return hn::TableLookupBytes(hn::Load(d8, table.bytes[k].data()), codes);
+    return hn::TableLookupBytes(hn::Load(d8, table.bytes[k]), codes);
   };
   const BytesVec b0 = byte(0);
   const BytesVec b1 = byte(1);

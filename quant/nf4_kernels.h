@@ -5,8 +5,18 @@
 
 namespace shardtune::quant {
 
-/// Quantises one block of count values; a block is short when count < block_size. Returns its
-/// absmax; NaN or infinity when a value is not finite (the codes are then meaningless).
-float nf4_quantize_block(const float* x, int64_t count, int64_t block_size, uint8_t* codes);
+/// Whole blocks, one after the other.
+struct Nf4Blocks {
+  const float* x;
+  int64_t num_blocks;
+  int64_t block_size;
+};
+
+/// Quantises whole blocks. The absmax of a block with a value that is not finite is NaN or infinity
+/// (its codes are then meaningless).
+void nf4_quantize_blocks(const Nf4Blocks& blocks, uint8_t* codes, float* absmax);
+
+/// Quantises a last block of count values, fewer than its block_size. Returns its absmax.
+float nf4_quantize_short_block(const float* x, int64_t count, uint8_t* codes);
 
 }  // namespace shardtune::quant

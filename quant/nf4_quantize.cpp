@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "core/checked.h"
 #include "quant/nf4.h"
 #include "quant/nf4_kernels.h"
 
@@ -34,33 +35,43 @@ HWY_ATTR float block_absmax(const float* x, int64_t count) {
   return std::bit_cast<float>(result);
 }
 
-// One vector of normalised values to codes. Fifteen independent compares beat a search: they do not
-// wait for each other.
-template <class D, class V>
-HWY_ATTR hn::Vec<hn::RebindToSigned<D>> count_midpoints(D d, V v, const float* midpoints) {
-  const hn::RebindToSigned<D> di;
-  auto code = hn::Zero(di);
-  for (int m = 0; m < 15; ++m) {
-    const auto below = hn::VecFromMask(d, hn::Lt(hn::Set(d, midpoints[m]), v));
-    code = hn::Sub(code, hn::BitCast(di, below));
+// Normalised values to codes. Fifteen compares that do not wait for each other beat a search.
+template <class D, class V = hn::Vec<D>>
+class MidpointCounter {
+ public:
+  HWY_ATTR explicit MidpointCounter(D d) {
+    for (size_t m = 0; m < kCount; ++m)
+      midpoints_[m] = hn::Set(d, nf4_midpoints()[m]);
   }
-  return code;
-}
 
-// x and codes are padded to whole vectors by the caller.
-template <bool kDivide>
-HWY_ATTR void block_codes(const float* x, int64_t count, float factor, uint8_t* codes) {
+  HWY_ATTR hn::Vec<hn::RebindToSigned<D>> codes(V v) const {
+    const hn::RebindToSigned<D> di;
+    auto code = hn::Zero(di);
+    for (size_t m = 0; m < kCount; ++m)
+      code = hn::Sub(code, hn::BitCast(di, hn::VecFromMask(D(), hn::Lt(midpoints_[m], v))));
+    return code;
+  }
+
+ private:
+  static constexpr size_t kCount = 15;
+  V midpoints_[kCount];
+};
+
+enum class Normalise { kMultiply, kDivide };
+
+// count is a multiple of 32, which every vector length divides. v needs no clamp here: beyond the
+// outermost midpoints the count does not change.
+template <Normalise kHow, class Counter>
+HWY_ATTR void block_codes(const Counter& counter, const float* x, int64_t count, float factor,
+                          uint8_t* codes) {
   const hn::ScalableTag<float> d;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const float* midpoints = nf4_midpoints().data();
   const auto factor_v = hn::Set(d, factor);
-  const auto one = hn::Set(d, 1.0f);
   for (int64_t i = 0; i < count; i += lanes) {
     auto v = hn::LoadU(d, x + i);
-    v = kDivide ? hn::Div(v, factor_v) : hn::Mul(v, factor_v);
-    v = hn::Min(hn::Max(v, hn::Neg(one)), one);
-    hn::StoreU(hn::DemoteTo(d8, count_midpoints(d, v, midpoints)), d8, codes + i);
+    v = kHow == Normalise::kDivide ? hn::Div(v, factor_v) : hn::Mul(v, factor_v);
+    hn::StoreU(hn::DemoteTo(d8, counter.codes(v)), d8, codes + i);
   }
 }
 
@@ -82,24 +93,37 @@ HWY_ATTR void pack_codes(const uint8_t* codes, int64_t count, uint8_t* packed) {
     packed[i] = static_cast<uint8_t>(codes[2 * i] << 4 | codes[2 * i + 1]);
 }
 
-HWY_ATTR float quantize_block(const float* x, int64_t count, int64_t block_size, uint8_t* packed) {
-  // bitsandbytes keeps 1 / absmax finite in this way.
-  constexpr float kSmallestDivisor = 1e-38f;
+// bitsandbytes keeps 1 / absmax finite in this way.
+constexpr float kSmallestDivisor = 1e-38f;
+
+HWY_ATTR void quantize_blocks(const Nf4Blocks& blocks, uint8_t* packed, float* absmax) {
+  const MidpointCounter counter{hn::ScalableTag<float>()};
+  const int64_t size = blocks.block_size;
+  // Several small blocks at a time, so that counting does not wait for the absmax of each.
+  const int64_t group = kMaxBlockSize / size;
   HWY_ALIGN uint8_t codes[kMaxBlockSize];
-  const float absmax = block_absmax(x, count);
-  const float divisor = std::max(absmax, kSmallestDivisor);
-  if (count == block_size) {
-    block_codes<false>(x, count, 1.0f / divisor, codes);
-    pack_codes(codes, count, packed);
-    return absmax;
+  for (int64_t first = 0; first < blocks.num_blocks; first += group) {
+    const int64_t count = std::min(group, blocks.num_blocks - first);
+    const float* const x = blocks.x + first * size;
+    for (int64_t b = 0; b < count; ++b)
+      absmax[first + b] = block_absmax(x + b * size, size);
+    for (int64_t b = 0; b < count; ++b) {
+      const float factor = 1.0f / std::max(absmax[first + b], kSmallestDivisor);
+      block_codes<Normalise::kMultiply>(counter, x + b * size, size, factor, codes + b * size);
+    }
+    pack_codes(codes, count * size, packed + first * size / 2);
   }
+}
+
+HWY_ATTR float quantize_short_block(const float* x, int64_t count, uint8_t* packed) {
   // Zeros up to a whole vector: the first of them is also the padding of an odd count.
   HWY_ALIGN float padded[kMaxBlockSize] = {};
+  HWY_ALIGN uint8_t codes[kMaxBlockSize];
   std::memcpy(padded, x, static_cast<size_t>(count) * sizeof(float));
-  const int64_t num_bytes = (count + 1) / 2;
-  const int64_t whole = (count + 31) / 32 * 32;
-  block_codes<true>(padded, whole, divisor, codes);
-  pack_codes(codes, 2 * num_bytes, packed);
+  const MidpointCounter counter{hn::ScalableTag<float>()};
+  const float divisor = std::max(block_absmax(x, count), kSmallestDivisor);
+  block_codes<Normalise::kDivide>(counter, padded, round_up(count, 32), divisor, codes);
+  pack_codes(codes, round_up(count, 2), packed);
   return divisor;
 }
 
@@ -109,10 +133,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace shardtune::quant {
 
-HWY_EXPORT(quantize_block);
+HWY_EXPORT(quantize_blocks);
+HWY_EXPORT(quantize_short_block);
 
-float nf4_quantize_block(const float* x, int64_t count, int64_t block_size, uint8_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(quantize_block)(x, count, block_size, codes);
+void nf4_quantize_blocks(const Nf4Blocks& blocks, uint8_t* codes, float* absmax) {
+  HWY_DYNAMIC_DISPATCH(quantize_blocks)(blocks, codes, absmax);
+}
+
+float nf4_quantize_short_block(const float* x, int64_t count, uint8_t* codes) {
+  return HWY_DYNAMIC_DISPATCH(quantize_short_block)(x, count, codes);
 }
 
 }  // namespace shardtune::quant
