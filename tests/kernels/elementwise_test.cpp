@@ -261,6 +261,24 @@ TEST(Dropout, MaskBelongsToTheTokenOfTheSampleNotToItsPlaceInTheBatch) {
                            static_cast<size_t>(alone.num_bytes())));
 }
 
+TEST(Dropout, DrawsTheWordsOfPhilox) {
+  const DropoutCase tokens = two_samples(2, 3);
+  for (const int64_t width : {1, 5, 31, 32, 77}) {
+    const Tensor x(Shape{5, width}, DType::kFloat32), y(Shape{5, width}, DType::kFloat32);
+    std::fill_n(x.data<float>(), x.numel(), 1.0f);
+    const uint64_t seed = 0xfedcba9876543210u;
+    dropout(x, 0.5f, tokens.key(seed), y, Accumulate::kNo);
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      const auto t = static_cast<size_t>(i / width), j = static_cast<size_t>(i % width);
+      const auto words =
+          philox(seed, {static_cast<uint32_t>(j / 4), static_cast<uint32_t>(tokens.indices[t]),
+                        static_cast<uint32_t>(tokens.samples[t]),
+                        static_cast<uint32_t>(tokens.samples[t] >> 32)});
+      ASSERT_EQ(y.data<float>()[i], words[j % 4] >> 31 == 1 ? 2.0f : 0.0f) << i << " of " << width;
+    }
+  }
+}
+
 TEST(Dropout, ZeroKeepsEverythingAndOneIsRefused) {
   const DropoutCase tokens = two_samples(2, 1);
   const Tensor x = random_tensor({3, 5}, DType::kBFloat16, 1), y(Shape{3, 5}, DType::kBFloat16);
