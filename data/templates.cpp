@@ -57,11 +57,16 @@ class ChatMl : public ChatTemplate {
   std::string_view default_system_;
 };
 
-/// The text without white space: quotes and line breaks of a Jinja text vary between releases.
+/// The text without white space, and without the "\\n" of Jinja strings, which files hold either
+/// as that escape or as a line break: quotes and layout of a Jinja text vary between releases.
 std::string squeezed(std::string_view text) {
   std::string result;
-  std::copy_if(text.begin(), text.end(), std::back_inserter(result),
-               [](char c) { return c != ' ' && c != '\n' && c != '\r' && c != '\t'; });
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == 'n')
+      ++i;
+    else if (text[i] != ' ' && text[i] != '\n' && text[i] != '\r' && text[i] != '\t')
+      result += text[i];
+  }
   return result;
 }
 
@@ -92,12 +97,12 @@ std::string recognise_chat_template(std::string_view template_text) {
       return "";
   }
   // The mark, then role, line break and content, as ChatML has them.
-  if (!has(text, "<|im_start|>'+message['role']+'\\n'+message['content']+'<|im_end|>'") &&
-      !has(text, "<|im_start|>\"+message[\"role\"]+\"\\n\"+message[\"content\"]+\"<|im_end|>\"") &&
-      !has(text, "<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>'"))
+  if (!has(text, "<|im_start|>'+message['role']+''+message['content']+'<|im_end|>'") &&
+      !has(text, "<|im_start|>\"+message[\"role\"]+\"\"+message[\"content\"]+\"<|im_end|>\"") &&
+      !has(text, "<|im_start|>'+message.role+''+message.content+'<|im_end|>'"))
     return "";
-  if (has(text, "<|im_start|>system\\n")) {
-    return has(text, squeezed(kSmolLmSystem) + "<|im_end|>\\n") &&
+  if (has(text, "<|im_start|>system")) {
+    return has(text, squeezed(kSmolLmSystem) + "<|im_end|>") &&
                    has(text, "messages[0]['role']!='system'")
                ? "smollm2"
                : "";

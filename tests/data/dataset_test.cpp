@@ -1,0 +1,323 @@
+#include "data/dataset.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "core/error.h"
+#include "core/parallel_for.h"
+#include "tests/data/data_files.h"
+
+namespace shardtune::data {
+namespace {
+
+using testing::TempFolder;
+
+/// The small vocabulary with ChatML's marks among its special tokens.
+std::unique_ptr<Tokenizer> chat_tokenizer() {
+  const TempFolder folder;
+  std::string text = io::read_text_file(testing::golden("tokenizer/small_digits.json"), 1 << 24);
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{"<|a|>b", "<|x|>"},
+                                 {"<|a|>", "<|im_start|>"},
+                                 {"<|end|>", "<|im_end|>"}})
+    for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+      text.replace(at, from.size(), to);
+  folder.write("tokenizer.json", text);
+  folder.write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  return load_tokenizer(folder.path());
+}
+
+/// Text of the trained tokens, those between put in as "|".
+std::string trained_text(const Sample& sample, const Tokenizer& tokenizer) {
+  std::string text;
+  for (std::size_t i = 0; i < sample.ids.size(); ++i) {
+    if (sample.trained[i])
+      text += tokenizer.token_bytes(sample.ids[i]);
+    else if (!text.empty() && text.back() != '|')
+      text += '|';
+  }
+  return text;
+}
+
+std::vector<Record> read(const std::string& name, const std::string& text,
+                         const std::string& format = "auto",
+                         std::vector<std::pair<std::string, std::string>> columns = {}) {
+  const TempFolder folder;
+  return read_records({folder.write(name, text), format, std::move(columns)});
+}
+
+template <typename Expected>
+void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts) {
+  try {
+    act();
+    FAIL() << "accepted; expected an error with '" << parts.front() << "'";
+  } catch (const Expected& error) {
+    for (const std::string& part : parts)
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+TEST(DataFormats, ReadsEachFormatByItsKeys) {
+  const auto completion = read("a.jsonl", "\n{\"prompt\": \"p\", \"completion\": \"c\"}\r\n\n");
+  ASSERT_EQ(completion.size(), 1u);
+  EXPECT_EQ(completion[0].line, 2);
+  EXPECT_EQ(completion[0].messages[0].role, "user");
+  EXPECT_EQ(completion[0].messages[1].content, "c");
+  EXPECT_TRUE(completion[0].raw);
+
+  const auto chat = read("a.json", R"([
+    {"messages": [{"role": "user", "content": "q]"},
+                  {"role": "assistant", "content": "\"a\""}]},
+    {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]}])");
+  ASSERT_EQ(chat.size(), 2u);
+  EXPECT_EQ(chat[0].messages[0].content, "q]");
+  EXPECT_EQ(chat[1].line, 4);
+
+  const auto text = read("a.jsonl", "\xEF\xBB\xBF{\"text\": \"one\"}\n{\"text\": \"two\"}");
+  ASSERT_EQ(text.size(), 2u);
+  EXPECT_EQ(text[1].text, "two");
+  EXPECT_EQ(read("a.txt", "one\n\ntwo {").at(0).text, "one\n\ntwo {");
+}
+
+TEST(DataFormats, ReadsMessagesInCompletionRecordsAndMappedColumns) {
+  const std::string row =
+      R"({"q": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],)"
+      R"( "a": [{"role": "assistant", "content": "c"}]})";
+  const auto records = read("a.jsonl", row, "completion", {{"prompt", "q"}, {"completion", "a"}});
+  ASSERT_EQ(records.size(), 1u);
+  EXPECT_EQ(records[0].messages.size(), 3u);
+  EXPECT_FALSE(records[0].raw);
+  EXPECT_EQ(read("a.jsonl", "{\"question\": \"q\", \"answer\": \"a\"}", "auto",
+                 {{"prompt", "question"}, {"completion", "answer"}})
+                .size(),
+            1u);
+}
+
+TEST(DataFormats, ErrorsNameFileLineAndKey) {
+  const std::string good = "{\"prompt\": \"p\", \"completion\": \"c\"}\n";
+  expect_error<DataError>(
+      [&] { read("f.jsonl", good + "\n{\"prompt\": \"p\", \"completion\": 5}"); },
+      {"f.jsonl:3: completion: expected a string, found integer. "});
+  expect_error<DataError>([&] { read("f.jsonl", good + "{\"prompt\": \"p\"}"); },
+                          {"f.jsonl:2: completion: ", "no such key", "prompt"});
+  expect_error<DataError>([&] { read("f.jsonl", good + good + "{\"prompt\": "); }, {"f.jsonl:3"});
+  expect_error<DataError>([&] { read("f.jsonl", good + "[1]"); },
+                          {"f.jsonl:2: expected an object"});
+  expect_error<DataError>([&] { read("f.jsonl", "{\"prompt\": \"p\", \"completion\": \"\"}"); },
+                          {"f.jsonl:1: completion: expected an answer, found an empty string"});
+  expect_error<DataError>([&] { read("f.json", "[\n {\"messages\": [{\"role\": \"user\"}]}]"); },
+                          {"f.json:2: messages[0].content: expected a string"});
+  expect_error<DataError>(
+      [&] { read("f.jsonl", "{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}"); },
+      {"f.jsonl:1: messages[0].role: expected system, user or assistant, found 'tool'"});
+  expect_error<DataError>(
+      [&] { read("f.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}"); },
+      {"f.jsonl:1: messages: expected a message of the assistant"});
+  expect_error<DataError>([&] { read("f.jsonl", "{\"messages\": []}"); },
+                          {"f.jsonl:1: messages", "an empty list"});
+  expect_error<DataError>([&] { read("f.json", "[" + good + ","); }, {"f.json:2"});
+  expect_error<DataError>([&] { read("f.json", "[" + good); }, {"f.json:2", "cut off"});
+  expect_error<DataError>([&] { read("f.json", "[" + good + "] x"); }, {"f.json:2", "more text"});
+  expect_error<DataError>([&] { read("f.jsonl", " \n\n"); }, {"f.jsonl: expected records"});
+  expect_error<DataError>([&] { read("f.json", "[ ]"); }, {"f.json: expected records"});
+  expect_error<DataError>([&] { read("f.jsonl", "{\"a\": 1}"); }, {"f.jsonl:1: format"});
+}
+
+TEST(DataFormats, RefusesNamesUnknownOrToCome) {
+  const std::string good = "{\"prompt\": \"p\", \"completion\": \"c\"}\n";
+  for (const char* coming : {"alpaca", "sharegpt", "openai", "preference"})
+    expect_error<UnsupportedError>([&] { read("f.jsonl", good, coming); },
+                                   {"f.jsonl", coming, "docs/status.md"});
+  expect_error<UnsupportedError>([&] { read("f.jsonl", "{\"instruction\": \"i\"}"); }, {"alpaca"});
+  expect_error<ConfigError>([&] { read("f.jsonl", good, "completions"); },
+                            {"did you mean 'completion'"});
+  expect_error<ConfigError>(
+      [&] {
+        read("f.jsonl", good, "completion", {{"prompts", "p"}});
+      },
+      {"columns", "did you mean 'prompt'"});
+  EXPECT_THROW(read_records({"/nowhere/f.jsonl", "auto", {}}), MissingInputError);
+}
+
+Record conversation() {
+  Record record;
+  record.messages = {{"user", "the house"},
+                     {"assistant", "one"},
+                     {"user", "\n and"},
+                     {"assistant", "two<|im_end|>"}};
+  return record;
+}
+
+TEST(TokenizeRecord, TrainsTheChosenTokens) {
+  const auto tokenizer = chat_tokenizer();
+  const auto chat = make_chat_template("chatml", "");
+  const auto trained = [&](TrainOn train_on) {
+    return trained_text(tokenize_record(conversation(), *tokenizer, chat.get(), train_on),
+                        *tokenizer);
+  };
+  EXPECT_EQ(trained(TrainOn::kCompletion), "two<|im_end|><|im_end|>|");
+  EXPECT_EQ(trained(TrainOn::kAssistant), "one<|im_end|>|two<|im_end|><|im_end|>|");
+  const Sample all = tokenize_record(conversation(), *tokenizer, chat.get(), TrainOn::kAll);
+  EXPECT_EQ(all.trained[0], 0);
+  EXPECT_EQ(std::count(all.trained.begin(), all.trained.end(), 0), 1);
+}
+
+TEST(TokenizeRecord, ContentForgesNoControlTokens) {
+  const auto tokenizer = chat_tokenizer();
+  const auto chat = make_chat_template("chatml", "");
+  const Sample sample =
+      tokenize_record(conversation(), *tokenizer, chat.get(), TrainOn::kCompletion);
+  EXPECT_EQ(std::count(sample.ids.begin(), sample.ids.end(), *tokenizer->token_id("<|im_end|>")),
+            4);
+}
+
+TEST(TokenizeRecord, PromptIdsDoNotDependOnTheAnswer) {
+  const auto tokenizer = chat_tokenizer();
+  const auto chat = make_chat_template("smollm2", "");
+  for (const ChatTemplate* each : std::vector<const ChatTemplate*>{nullptr, chat.get()}) {
+    for (const std::string answer : {"x", "\n\nx", " the house", "ing", "'s", "2"}) {
+      Record record;
+      record.raw = true;
+      record.messages = {{"user", "walk 1 "}, {"assistant", answer}};
+      const auto prompt = prompt_of_record(record, *tokenizer, each);
+      const Sample sample = tokenize_record(record, *tokenizer, each, TrainOn::kCompletion);
+      ASSERT_LT(prompt.prompt_ids.size(), sample.ids.size());
+      EXPECT_TRUE(
+          std::equal(prompt.prompt_ids.begin(), prompt.prompt_ids.end(), sample.ids.begin()));
+      EXPECT_EQ(prompt.answer, answer);
+      for (std::size_t i = 0; i < sample.ids.size(); ++i) {
+        const bool in_newline_after_end = each != nullptr && i + 1 == sample.ids.size();
+        EXPECT_EQ(sample.trained[i], i >= prompt.prompt_ids.size() && !in_newline_after_end);
+      }
+    }
+  }
+}
+
+TEST(TokenizeRecord, RawAndTextRecordsEndInEos) {
+  const auto tokenizer = chat_tokenizer();
+  Record record;
+  record.raw = true;
+  record.messages = {{"user", "the"}, {"assistant", " house"}};
+  EXPECT_EQ(
+      trained_text(tokenize_record(record, *tokenizer, nullptr, TrainOn::kCompletion), *tokenizer),
+      " house<|im_end|>");
+  Record text;
+  text.text = "the house";
+  const Sample sample = tokenize_record(text, *tokenizer, nullptr, TrainOn::kCompletion);
+  EXPECT_EQ(sample.ids.back(), *tokenizer->eos_id());
+  EXPECT_EQ(std::count(sample.trained.begin(), sample.trained.end(), 0), 1);
+  record.raw = false;
+  EXPECT_THROW(tokenize_record(record, *tokenizer, nullptr, TrainOn::kCompletion), DataError);
+}
+
+TEST(TokenizeRecord, BosOfTheTokenizerComesFirstInRawText) {
+  const auto tokenizer =
+      testing::small_tokenizer("nfc", R"({"bos_token": "<s>", "eos_token": "</s>"})");
+  Record text;
+  text.text = "the house";
+  const Sample sample = tokenize_record(text, *tokenizer, nullptr, TrainOn::kAll);
+  EXPECT_EQ(sample.ids, tokenizer->encode("the house", {}));
+}
+
+DatasetOptions options_for(const std::string& path, int64_t max_length = 64) {
+  DatasetOptions options;
+  options.files = {{path, "auto", {}}};
+  options.max_length = max_length;
+  return options;
+}
+
+TEST(LoadDataset, CountsTokensAndTruncation) {
+  const TempFolder folder;
+  const auto tokenizer = chat_tokenizer();
+  std::string text;
+  for (int i = 0; i < 50; ++i)
+    text += "{\"prompt\": \"the house\", \"completion\": \"" +
+            std::string(static_cast<std::size_t>(i + 1), '7') + "\"}\n";
+  const std::string path = folder.write("d.jsonl", text);
+  const Dataset whole = load_dataset(options_for(path), *tokenizer, nullptr);
+  EXPECT_EQ(whole.stats.num_samples, 50);
+  EXPECT_EQ(whole.stats.num_trained_tokens, 50 * 51 / 2 + 50);
+  EXPECT_EQ(whole.stats.num_truncated, 0);
+  EXPECT_EQ(whole.samples[7].id, 7u);
+  EXPECT_EQ(whole.samples[7].record, 7);
+  const auto prompt_tokens = static_cast<int64_t>(whole.samples[0].ids.size()) - 2;
+  const Dataset cut = load_dataset(options_for(path, prompt_tokens + 11), *tokenizer, nullptr);
+  EXPECT_EQ(cut.stats.max_sample_tokens, prompt_tokens + 11);
+  EXPECT_EQ(cut.stats.num_truncated, 40);
+  EXPECT_EQ(cut.stats.num_truncated_answers, 40);
+  expect_error<DataError>(
+      [&] { load_dataset(options_for(path, prompt_tokens), *tokenizer, nullptr); },
+      {"d.jsonl:1: completion", "max_length"});
+}
+
+TEST(LoadDataset, DoesNotDependOnTheNumberOfThreads) {
+  const TempFolder folder;
+  const auto tokenizer = chat_tokenizer();
+  const auto chat = make_chat_template("smollm2", "");
+  std::string text;
+  for (int i = 0; i < 300; ++i)
+    text += "{\"prompt\": \"house " + std::to_string(i) + "\", \"completion\": \"the tree\"}\n";
+  const std::string path = folder.write("d.jsonl", text);
+  const int threads = num_threads();
+  set_num_threads(1);
+  const Dataset one = load_dataset(options_for(path, 512), *tokenizer, chat.get());
+  set_num_threads(4);
+  const Dataset four = load_dataset(options_for(path, 512), *tokenizer, chat.get());
+  set_num_threads(threads);
+  ASSERT_EQ(one.samples.size(), four.samples.size());
+  for (std::size_t i = 0; i < one.samples.size(); ++i)
+    EXPECT_EQ(one.samples[i].ids, four.samples[i].ids);
+}
+
+TEST(LoadDataset, CutsADocumentIntoSamplesThatLoseNothing) {
+  const TempFolder folder;
+  const auto tokenizer = chat_tokenizer();
+  std::string text;
+  for (int i = 0; i < 500; ++i)
+    text += "the house " + std::to_string(i) + "\n";
+  const Dataset dataset =
+      load_dataset(options_for(folder.write("d.txt", text), 100), *tokenizer, nullptr);
+  std::vector<int32_t> ids;
+  for (const Sample& sample : dataset.samples) {
+    EXPECT_LE(sample.ids.size(), 100u);
+    EXPECT_EQ(sample.trained[0], 0);
+    ids.insert(ids.end(), sample.ids.begin(), sample.ids.end());
+  }
+  EXPECT_EQ(tokenizer->decode(ids, {}), text + "<|im_end|>");
+  EXPECT_EQ(dataset.stats.num_truncated, 0);
+}
+
+TEST(LoadDataset, RefusesATemplateWhoseEndTokenTheModelLacks) {
+  const TempFolder folder;
+  const auto tokenizer = testing::small_tokenizer("digits", R"({"eos_token": "<|end|>"})");
+  const auto chat = make_chat_template("chatml", "");
+  const std::string path = folder.write("d.jsonl", "{\"prompt\": \"p\", \"completion\": \"c\"}\n");
+  expect_error<DataError>([&] { load_dataset(options_for(path, 512), *tokenizer, chat.get()); },
+                          {"d.jsonl:1: completion", "ends generation", "template"});
+}
+
+TEST(SampleTask, SplitsAreDisjointAndShort) {
+  const std::string folder = std::string(SHARDTUNE_SOURCE_DIR) + "/data/samples/";
+  const auto train = read_records({folder + "train.jsonl", "auto", {}});
+  const auto evaluation = read_records({folder + "eval.jsonl", "auto", {}});
+  EXPECT_EQ(train.size(), 480u);
+  EXPECT_EQ(evaluation.size(), 100u);
+  for (const Record& a : evaluation) {
+    for (const Record& b : train) {
+      EXPECT_NE(a.messages[0].content, b.messages[0].content);
+      EXPECT_NE(a.messages[1].content, b.messages[1].content);
+    }
+    EXPECT_TRUE(io::parse_json(a.messages[1].content, "answer").is_object());
+  }
+  if (testing::model_path().empty())
+    GTEST_SKIP() << "no SmolLM2 file: set SHARDTUNE_MODEL";
+  const auto tokenizer = load_tokenizer(testing::model_path());
+  const auto chat = make_chat_template("auto", tokenizer->chat_template_text());
+  const Dataset dataset =
+      load_dataset(options_for(folder + "train.jsonl", 128), *tokenizer, chat.get());
+  EXPECT_EQ(dataset.stats.num_truncated, 0);
+  EXPECT_LT(dataset.stats.num_tokens, 40000);
+}
+
+}  // namespace
+}  // namespace shardtune::data
