@@ -129,6 +129,15 @@ class TreeBuilder {
     fail_at(std::min(position, text_.size()), text.substr(1, text.size() - 2));
   }
 
+  [[noreturn]] void fail_at(size_t offset, const std::string& what) const {
+    const std::string_view before = text_.substr(0, offset);
+    const auto line = 1 + std::count(before.begin(), before.end(), '\n');
+    const size_t newline = before.rfind('\n');
+    const size_t column = newline == std::string_view::npos ? offset : offset - newline - 1;
+    throw DataError(name_ + ": line " + std::to_string(line) + ", column " +
+                    std::to_string(column) + ": " + what + ".");
+  }
+
   [[noreturn]] void fail(const std::string& what) const {
     fail_at(static_cast<size_t>(position_ - text_.data()), what);
   }
@@ -138,15 +147,6 @@ class TreeBuilder {
     Json* container;
     KeySet keys;
   };
-
-  [[noreturn]] void fail_at(size_t offset, const std::string& what) const {
-    const std::string_view before = text_.substr(0, offset);
-    const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-    const size_t newline = before.rfind('\n');
-    const size_t column = newline == std::string_view::npos ? offset : offset - newline - 1;
-    throw DataError(name_ + ": line " + std::to_string(line) + ", column " +
-                    std::to_string(column) + ": " + what + ".");
-  }
 
   void count_node() {
     if (++nodes_ > limits_.max_nodes)
@@ -205,6 +205,11 @@ Json parse_json(std::string_view text, const std::string& name, const JsonLimits
     throw DataError(name + ": expected at most " + std::to_string(limits.max_bytes) +
                     " bytes of JSON, found " + std::to_string(text.size()) + ".");
   TreeBuilder builder(text, name, limits);
+  // The engine would skip a byte order mark and take a NUL byte for the end of the text.
+  if (text.starts_with("\xef\xbb\xbf"))
+    builder.fail_at(0, "expected JSON, found a byte order mark. Save the file without it");
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    builder.fail_at(nul, "expected JSON, found a NUL byte");
   const char* const end = text.data() + text.size();
   nlohmann::json::sax_parse(TrackingIterator(text.data(), builder.position()),
                             TrackingIterator(end, builder.position()), &builder);

@@ -57,6 +57,13 @@ TEST(Json, RefusesWhatIsNotJson) {
     error_of(text);
 }
 
+TEST(Json, RefusesByteOrderMarksAndNulBytes) {
+  EXPECT_HAS(error_of("\xef\xbb\xbf{}"), "byte order mark");
+  EXPECT_HAS(error_of(std::string_view("{}\0", 3)), "line 1, column 2: expected JSON, found a NUL");
+  EXPECT_HAS(error_of(std::string_view("{}\n\0[", 5)), "line 2, column 0");
+  error_of(std::string_view("[\0]", 3));
+}
+
 TEST(Json, RefusesNumbersThatOverflow) {
   EXPECT_HAS(error_of("[1, 1e999]"), "line 1, column 9: number overflow");
 }
