@@ -54,12 +54,12 @@ void PackKeyBlock(const cpu::PackBlock& block, const cpu::PackedKeys& keys, cpu:
     if (pass == cpu::PackFor::kForward) {
       load_rows(block.k, rows.data<float>());
       transpose_tile(rows.data<float>(), padded, tiles);
-      load_rows(block.v, tiles + keys.tile_floats());
+      load_rows(block.v, tiles + keys.tile_floats);
     } else {
       load_rows(block.v, rows.data<float>());
-      transpose_tile(rows.data<float>(), padded, tiles + keys.tile_floats());
-      load_rows(block.k, tiles + 2 * keys.tile_floats());
-      transpose_tile(tiles + 2 * keys.tile_floats(), padded, tiles);
+      transpose_tile(rows.data<float>(), padded, tiles + keys.tile_floats);
+      load_rows(block.k, tiles + 2 * keys.tile_floats);
+      transpose_tile(tiles + 2 * keys.tile_floats, padded, tiles);
     }
   }
 }
@@ -181,7 +181,7 @@ void AttentionQueryBlock(const AttentionForward& args, const cpu::PackedKeys& ke
   for_each_key_block(
       keys, sample, first, first + rows - 1, shape.window, [&](const KeyRange& range) HWY_ATTR {
         const float* const k_transposed = keys.block(range.index, kv_head);
-        const float* const v = k_transposed + keys.tile_floats();
+        const float* const v = k_transposed + keys.tile_floats;
         tile_product({rows, kKeyBlock, shape.head_dim}, {tile.q, padded, 1},
                      {k_transposed, kKeyBlock}, {tile.scores, kKeyBlock}, Accumulate::kNo);
         for (int64_t i = 0; i < rows; ++i)
@@ -256,8 +256,8 @@ void backward_key_block(const AttentionShape& shape, const cpu::PackedKeys& keys
                         const HeadTiles& tiles, const BlockGradients& gradients) {
   const int64_t padded = keys.padded_dim, dim = shape.head_dim;
   const float* const k_transposed = keys.block(range.index, kv_head);
-  const float* const v_transposed = k_transposed + keys.tile_floats();
-  const float* const k = v_transposed + keys.tile_floats();
+  const float* const v_transposed = k_transposed + keys.tile_floats;
+  const float* const k = v_transposed + keys.tile_floats;
   const int64_t begin = range.prefix ? 0 : range.first / kQueryBlock * kQueryBlock;
   const int64_t newest = range.first + range.count - 1;
   const int64_t end = range.prefix || shape.window == 0

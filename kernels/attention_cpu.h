@@ -28,10 +28,10 @@ struct SampleRange {
 struct PackedKeys {
   float* data = nullptr;
   int64_t num_kv_heads = 0, padded_dim = 0, tiles = 0, num_prefix = 0;
+  int64_t tile_floats = 0;  // W * kKeyBlock, or half of that for tiles of bf16
 
-  int64_t tile_floats() const { return padded_dim * kKeyBlock; }
   float* block(int64_t index, int64_t kv_head) const {
-    return data + (index * num_kv_heads + kv_head) * tiles * tile_floats();
+    return data + (index * num_kv_heads + kv_head) * tiles * tile_floats;
   }
   int64_t num_prefix_blocks() const { return (num_prefix + kKeyBlock - 1) / kKeyBlock; }
 };

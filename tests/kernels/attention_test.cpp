@@ -1,109 +1,16 @@
 #include "kernels/attention.h"
 
-#include <algorithm>
-
-#include "kernels/reference.h"
-#include "tests/kernels/kernel_test_util.h"
+#include "tests/kernels/attention_problem.h"
 
 namespace shardtune::kernels {
 namespace {
 
 const std::vector<DType> kFloats = {DType::kFloat32, DType::kBFloat16};
 
-struct Case {
-  const char* name;
-  int64_t heads, kv_heads, dim, prefix, window;
-  std::vector<int32_t> offsets;
-};
-
-const std::vector<Case> kCases = {
-    {"one token", 1, 1, 8, 0, 0, {0, 1}},
-    {"one token, groups and prefix", 4, 2, 16, 3, 0, {0, 1}},
-    {"odd head size", 3, 1, 17, 0, 0, {0, 5, 70}},
-    {"head size 1", 2, 2, 1, 0, 0, {0, 9}},
-    {"empty sample between", 2, 1, 24, 0, 0, {0, 0, 65, 65, 66}},
-    {"block borders", 2, 2, 32, 0, 0, {0, 63, 127, 192, 256, 257}},
-    {"groups of three, several samples", 9, 3, 64, 0, 0, {0, 130, 131, 200}},
-    {"prefix over a block border", 4, 2, 40, 67, 0, {0, 33, 100}},
-    {"window 1", 2, 1, 16, 0, 1, {0, 70}},
-    {"window inside a block", 2, 1, 16, 0, 7, {0, 200, 210}},
-    {"window over blocks and prefix", 4, 1, 64, 5, 100, {0, 333}},
-    {"window longer than the sample", 2, 1, 16, 2, 1000, {0, 90}},
-    {"head size 128", 2, 1, 128, 0, 0, {0, 150}},
-};
-
-struct Problem {
-  AttentionForward forward;
-  AttentionBackward backward;
-  std::vector<Tensor> owned;
-
-  Problem(const Case& c, DType dtype) {
-    const int64_t tokens = c.offsets.back();
-    forward.shape = {c.heads, c.kv_heads, c.dim, 1.0f / std::sqrt(static_cast<float>(c.dim)),
-                     c.window};
-    forward.sample_offsets = c.offsets;
-    const Shape wide{tokens, c.heads * c.dim}, narrow{tokens, c.kv_heads * c.dim};
-    const Shape prefix{c.prefix, c.kv_heads * c.dim};
-    uint64_t seed = 1;
-    const auto random = [&](Shape shape) { return add(random_tensor(shape, dtype, seed++)); };
-    forward.q = random(wide);
-    forward.k = random(narrow);
-    forward.v = random(narrow);
-    backward.dout = random(wide);
-    if (c.prefix > 0) {
-      forward.prefix_k = random(prefix);
-      forward.prefix_v = random(prefix);
-      backward.dprefix_k = add(Tensor(prefix, DType::kFloat32));
-      backward.dprefix_v = add(Tensor(prefix, DType::kFloat32));
-    }
-    forward.out = add(Tensor(wide, dtype));
-    forward.lse = add(Tensor(Shape{tokens, c.heads}, DType::kFloat32));
-    backward.dq = add(Tensor(wide, dtype));
-    backward.dk = add(Tensor(narrow, dtype));
-    backward.dv = add(Tensor(narrow, dtype));
-    backward.forward = forward;
-  }
-  TensorView add(Tensor tensor) {
-    owned.push_back(std::move(tensor));
-    return owned.back();
-  }
-  // The same inputs as f32, with outputs of their own.
-  Problem in_float32(const Case& c) const {
-    Problem wide(c, DType::kFloat32);
-    const auto copy = [](const TensorView& from, const TensorView& to) {
-      for (int64_t i = 0; !from.empty() && i < from.numel(); ++i)
-        store_element(to, i, load_element(from, i));
-    };
-    copy(forward.q, wide.forward.q);
-    copy(forward.k, wide.forward.k);
-    copy(forward.v, wide.forward.v);
-    copy(forward.prefix_k, wide.forward.prefix_k);
-    copy(forward.prefix_v, wide.forward.prefix_v);
-    copy(backward.dout, wide.backward.dout);
-    return wide;
-  }
-};
-
-double largest(const TensorView& x) {
-  double result = 0.0;
-  for (int64_t i = 0; !x.empty() && i < x.numel(); ++i)
-    result = std::max(result, std::abs(double{load_element(x, i)}));
-  return result;
-}
-
-// Relative error of a probability: a score is a sum of D products, rounded D times (a random walk;
-// 4 standard deviations), and exp turns its absolute error into a relative one; n terms are summed.
-double probability_error(const Problem& p, const Case& c) {
-  const double u = kRoundoffF32, dim = static_cast<double>(c.dim);
-  const double score = dim * largest(p.forward.q) * largest(p.forward.k) * p.forward.shape.scale;
-  const double terms = static_cast<double>(c.offsets.back() + c.prefix);
-  return 4 * u * (std::sqrt(dim + 4) * score / std::sqrt(dim) + std::sqrt(terms) + 16);
-}
-
 TEST(Attention, ForwardEqualsTheReference) {
-  for (const Case& c : kCases) {
+  for (const AttentionCase& c : attention_cases()) {
     for (const DType dtype : kFloats) {
-      const Problem p(c, dtype), expected = p.in_float32(c);
+      const AttentionProblem p(c, dtype), expected = p.in_float32(c);
       attention(p.forward);
       attention_reference(expected.forward);
       const double error = probability_error(p, c);
@@ -121,16 +28,13 @@ TEST(Attention, ForwardEqualsTheReference) {
 }
 
 TEST(Attention, BackwardEqualsTheReference) {
-  for (const Case& c : kCases) {
+  for (const AttentionCase& c : attention_cases()) {
     for (const DType dtype : kFloats) {
-      const Problem p(c, dtype);
-      Problem expected = p.in_float32(c);
+      const AttentionProblem p(c, dtype);
+      AttentionProblem expected = p.in_float32(c);
       attention(p.forward);
       attention_backward(p.backward);
-      for (int64_t i = 0; i < p.forward.out.numel(); ++i)  // both start from the same forward pass
-        store_element(expected.forward.out, i, load_element(p.forward.out, i));
-      for (int64_t i = 0; i < p.forward.lse.numel(); ++i)
-        store_element(expected.forward.lse, i, load_element(p.forward.lse, i));
+      expected.take_forward_results(p);
       attention_backward_reference(expected.backward);
       const double dim = static_cast<double>(c.dim);
       const double v = std::max(largest(p.forward.v), largest(p.forward.prefix_v));
@@ -165,8 +69,8 @@ TEST(Attention, BackwardEqualsTheReference) {
 
 // Groups, prefix, window and several samples at once, against difference quotients.
 TEST(Attention, BackwardIsTheDerivative) {
-  const Case c{"derivative", 4, 2, 6, 3, 4, {0, 7, 8, 13}};
-  const Problem p(c, DType::kFloat32);
+  const AttentionCase c{"derivative", 4, 2, 6, 3, 4, {0, 7, 8, 13}};
+  const AttentionProblem p(c, DType::kFloat32);
   attention(p.forward);
   attention_backward(p.backward);
   const auto value = [&] {
@@ -187,8 +91,9 @@ TEST(Attention, BackwardIsTheDerivative) {
 }
 
 TEST(Attention, SamplesDoNotSeeEachOther) {
-  const Case both{"both", 2, 1, 16, 0, 0, {0, 70, 140}}, alone{"alone", 2, 1, 16, 0, 0, {0, 70}};
-  const Problem packed(both, DType::kFloat32), single(alone, DType::kFloat32);
+  const AttentionCase both{"both", 2, 1, 16, 0, 0, {0, 70, 140}},
+      alone{"alone", 2, 1, 16, 0, 0, {0, 70}};
+  const AttentionProblem packed(both, DType::kFloat32), single(alone, DType::kFloat32);
   AttentionForward second = single.forward;
   second.q = packed.forward.q.rows(70, 140);
   second.k = packed.forward.k.rows(70, 140);
@@ -200,9 +105,9 @@ TEST(Attention, SamplesDoNotSeeEachOther) {
 }
 
 TEST(Attention, LargeScoresNeitherOverflowNorVanish) {
-  const Case c{"large", 1, 1, 8, 0, 0, {0, 100}};
-  const Problem p(c, DType::kFloat32), expected(c, DType::kFloat32);
-  for (const Problem* problem : {&p, &expected})
+  const AttentionCase c{"large", 1, 1, 8, 0, 0, {0, 100}};
+  const AttentionProblem p(c, DType::kFloat32), expected(c, DType::kFloat32);
+  for (const AttentionProblem* problem : {&p, &expected})
     for (int64_t i = 0; i < problem->forward.q.numel(); ++i)
       problem->forward.q.data<float>()[i] *= 1000.0f;
   attention(p.forward);
@@ -214,11 +119,11 @@ TEST(Attention, LargeScoresNeitherOverflowNorVanish) {
 }
 
 TEST(Attention, SameBitsAtAnyThreadCount) {
-  for (const Case& c : kCases) {
+  for (const AttentionCase& c : attention_cases()) {
     for (const DType dtype : kFloats) {
       expect_same_bits_at_any_thread_count(
           [&] {
-            Problem p(c, dtype);
+            AttentionProblem p(c, dtype);
             attention(p.forward);
             attention_backward(p.backward);
             return std::move(p.owned);
@@ -229,8 +134,8 @@ TEST(Attention, SameBitsAtAnyThreadCount) {
 }
 
 TEST(Attention, RefusesShapesThatDoNotFit) {
-  const Case c{"bad", 4, 2, 8, 0, 0, {0, 10}};
-  const Problem p(c, DType::kFloat32);
+  const AttentionCase c{"bad", 4, 2, 8, 0, 0, {0, 10}};
+  const AttentionProblem p(c, DType::kFloat32);
   AttentionForward args = p.forward;
   args.shape.num_kv_heads = 3;
   EXPECT_THROW(attention(args), ArgumentError);
@@ -248,8 +153,8 @@ TEST(Attention, RefusesShapesThatDoNotFit) {
 TEST(AttentionDecode, EqualsTheLastRowOfTheWholePass) {
   for (const DType dtype : kFloats) {
     for (const int64_t dim : {7, 64}) {
-      const Case c{"decode", 6, 2, dim, 0, 0, {0, 1, 18, 201}};
-      const Problem p(c, dtype);
+      const AttentionCase c{"decode", 6, 2, dim, 0, 0, {0, 1, 18, 201}};
+      const AttentionProblem p(c, dtype);
       attention(p.forward);
       std::vector<CachedSequence> sequences;
       const Tensor q(Shape{3, 6 * dim}, dtype), out(Shape{3, 6 * dim}, dtype);
