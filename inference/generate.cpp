@@ -208,7 +208,9 @@ class Scheduler {
       result.ids.push_back(ids[i]);
       if (on_token_)
         on_token_(sequence.prompt, ids[i]);
-      if (static_cast<int64_t>(result.ids.size()) >= options_.max_new_tokens)
+      if (options_.finished && options_.finished(sequence.prompt, result.ids))
+        result.reason = StopReason::kFinished;
+      else if (static_cast<int64_t>(result.ids.size()) >= options_.max_new_tokens)
         result.reason = StopReason::kMaxNewTokens;
       else if (context_ > 0 && sequence.cache->length() >= context_)
         result.reason = StopReason::kContextFull;

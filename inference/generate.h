@@ -18,9 +18,12 @@ struct GenerationOptions {
   int64_t max_concurrent = 32;    // sequences decoded together
   int64_t max_prefill_tokens =
       2048;  // prompt tokens of one forward pass; longer prompts go in chunks
+  /// Asked after each new token with the prompt's new tokens so far; true ends the sequence
+  /// (kFinished). Empty: never.
+  std::function<bool(int64_t prompt, std::span<const int32_t> ids)> finished;
 };
 
-enum class StopReason { kStopId, kMaxNewTokens, kContextFull };
+enum class StopReason { kStopId, kMaxNewTokens, kContextFull, kFinished };
 
 struct Generation {
   std::vector<int32_t> ids;  // new tokens, without the prompt and the stop id

@@ -41,7 +41,7 @@ struct ExactMatchResult {
   double exact_match = 0.0;  // share of answers equal to the expected text
   int64_t num_samples = 0;
   int64_t num_matches = 0;
-  std::vector<std::string> answers;  // in order of samples
+  std::vector<std::string> answers;  // in order of samples; a wrong one ends where it was decided
 };
 
 /// Generates greedily from each record's prompt and compares texts, white space at the ends apart.

@@ -1,5 +1,7 @@
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/error.h"
 #include "inference/generate.h"
@@ -14,6 +16,13 @@ std::string_view stripped(std::string_view text) {
   if (begin == std::string_view::npos)
     return {};
   return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+/// Whether an answer that begins with `text` can no longer be `expected` (both may carry white
+/// space around): base models ramble on, and most answers are decided at their first token.
+bool is_decided_wrong(std::string_view text, std::string_view expected) {
+  const std::string_view have = stripped(text);
+  return !expected.starts_with(have);
 }
 
 }  // namespace
@@ -38,6 +47,14 @@ ExactMatchResult evaluate_exact_match(models::Model& model, const data::Tokenize
   generation.max_new_tokens = options.max_new_tokens;
   generation.stop_ids = tokenizer.stop_ids();
   generation.max_concurrent = options.batch_size;
+  // On bytes: a token may end inside a character.
+  std::vector<std::string> texts(prompts.size());
+  generation.finished = [&](int64_t prompt, std::span<const int32_t> ids) {
+    std::string& text = texts[static_cast<size_t>(prompt)];
+    if (!tokenizer.is_special(ids.back()))
+      text += tokenizer.token_bytes(ids.back());
+    return is_decided_wrong(text, stripped(expected[static_cast<size_t>(prompt)]));
+  };
   const auto generations = inference::generate_greedy(model, options.hooks, prompts, generation);
 
   ExactMatchResult result;
