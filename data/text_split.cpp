@@ -2,10 +2,38 @@
 
 #include <unicode/uchar.h>
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 
 namespace shardtune::data {
 namespace {
+
+struct Range {
+  int32_t first;
+  int32_t last;
+};
+
+// Characters newer than the Unicode version of the ICU library, as the reference classes them: its
+// pattern knows Unicode 16, its digit split 17. Used only where ICU says "unassigned".
+constexpr Range kNewLetters[] = {
+    {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3},
+    {0x10D4A, 0x10D65}, {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389},
+    {0x1138B, 0x1138B}, {0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113B7},
+    {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0}, {0x13460, 0x143FA},
+    {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED},
+    {0x1E5F0, 0x1E5F0}, {0x2EBF0, 0x2EE5D}};
+constexpr Range kNewNumbers[] = {{0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9},
+                                 {0x16130, 0x16139}, {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9},
+                                 {0x1E5F1, 0x1E5FA}};
+constexpr Range kNewestNumbers[] = {{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}};
+
+template <std::size_t kCount>
+bool within(const Range (&ranges)[kCount], int32_t code_point) {
+  return std::any_of(std::begin(ranges), std::end(ranges), [&](const Range& range) {
+    return range.first <= code_point && code_point <= range.last;
+  });
+}
 
 CharClass classify(int32_t code_point) {
   switch (u_charType(code_point)) {
@@ -19,6 +47,10 @@ CharClass classify(int32_t code_point) {
     case U_LETTER_NUMBER:
     case U_OTHER_NUMBER:
       return CharClass::kNumber;
+    case U_UNASSIGNED:
+      return within(kNewLetters, code_point)   ? CharClass::kLetter
+             : within(kNewNumbers, code_point) ? CharClass::kNumber
+                                               : CharClass::kOther;
     default:
       return u_isUWhiteSpace(code_point) ? CharClass::kSpace : CharClass::kOther;
   }
@@ -44,6 +76,15 @@ inline ClassAt class_at(std::string_view text, std::size_t offset) {
     return {kAsciiClasses[byte], 1};
   const CodePoint point = decode_code_point(text, offset);
   return {char_class(point.value), point.length};
+}
+
+/// class_at for the digit split, whose numbers are a little newer.
+inline ClassAt digit_class_at(std::string_view text, std::size_t offset) {
+  ClassAt at = class_at(text, offset);
+  if (at.length == 4 && at.char_class == CharClass::kOther &&
+      within(kNewestNumbers, decode_code_point(text, offset).value))
+    at.char_class = CharClass::kNumber;
+  return at;
 }
 
 /// End of the run of characters of one class that begins at `offset`.
@@ -213,15 +254,14 @@ std::size_t gpt2_piece_end(std::string_view text, std::size_t begin) {
 std::size_t digit_part_end(std::string_view text, std::size_t begin, DigitSplit split) {
   if (split == DigitSplit::kNone)
     return text.size();
-  std::size_t offset = begin;
-  const ClassAt first = class_at(text, begin);
-  offset += static_cast<std::size_t>(first.length);
-  if (first.char_class == CharClass::kNumber) {
-    return split == DigitSplit::kIndividual ? offset : run_end(text, offset, CharClass::kNumber);
-  }
+  const ClassAt first = digit_class_at(text, begin);
+  const bool number = first.char_class == CharClass::kNumber;
+  std::size_t offset = begin + static_cast<std::size_t>(first.length);
+  if (number && split == DigitSplit::kIndividual)
+    return offset;
   while (offset < text.size()) {
-    const ClassAt at = class_at(text, offset);
-    if (at.char_class == CharClass::kNumber)
+    const ClassAt at = digit_class_at(text, offset);
+    if ((at.char_class == CharClass::kNumber) != number)
       break;
     offset += static_cast<std::size_t>(at.length);
   }
