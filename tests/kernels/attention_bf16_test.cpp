@@ -109,13 +109,13 @@ void check_forward(const AttentionCase& c, const bf16::TileFunctions& functions)
   bf16::attention(p.forward, functions);
   attention_reference(expected.forward);
   const double v = std::max(largest(p.forward.v), largest(p.forward.prefix_v));
+  const double lse_error = probability_error(p, c), error = pair_error(p, c);
   expect_within(
       p.forward.out, expected.forward.out,
-      [&](int64_t, double e) { return pair_error(p, c) * v + 1.01 * kRoundoffBf16 * std::abs(e); },
-      c.name);
+      [&](int64_t, double e) { return error * v + 1.01 * kRoundoffBf16 * std::abs(e); }, c.name);
   expect_within(
       p.forward.lse, expected.forward.lse,
-      [&](int64_t, double e) { return probability_error(p, c) + 2 * kRoundoffF32 * std::abs(e); },
+      [&](int64_t, double e) { return lse_error + 2 * kRoundoffF32 * std::abs(e); },
       std::string(c.name) + " lse");
 }
 

@@ -69,6 +69,7 @@ TEST(Attention, BackwardEqualsTheReference) {
 
 // Groups, prefix, window and several samples at once, against difference quotients.
 TEST(Attention, BackwardIsTheDerivative) {
+  const ThreadScope one_thread(1);  // thousands of tiny passes
   const AttentionCase c{"derivative", 4, 2, 6, 3, 4, {0, 7, 8, 13}};
   const AttentionProblem p(c, DType::kFloat32);
   attention(p.forward);
