@@ -1,5 +1,6 @@
 #include "core/rng.h"
 
+#include <bit>
 #include <cmath>
 #include <numbers>
 
@@ -39,7 +40,8 @@ std::array<uint32_t, 4> block(uint64_t key, uint64_t index) {
 uint64_t mix_key(uint64_t seed, std::initializer_list<uint64_t> words) {
   uint64_t state = split_mix(seed);
   for (const uint64_t word : words)
-    state = split_mix(state ^ split_mix(word));
+    state = split_mix(state ^ std::rotl(split_mix(word), 31));  // rotated: a word equal to the seed
+                                                                // must not cancel it
   return state;
 }
 

@@ -104,10 +104,13 @@ void* BufferPool::allocate(int64_t num_bytes) {
     }
   }
   void* const pointer = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
-  if (pointer == nullptr)
+  if (pointer == nullptr) {
+    const std::lock_guard lock(state_->mutex);
+    state_->in_use -= size;
     throw OutOfMemoryError("allocation of " + std::to_string(size) +
                            " bytes failed. Lower micro_batch_size or max_length, or set "
                            "training.gradient_checkpointing: true.");
+  }
   return pointer;
 }
 
