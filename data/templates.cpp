@@ -1,8 +1,5 @@
 #include "data/templates.h"
 
-#include <algorithm>
-#include <array>
-
 #include "core/error.h"
 
 namespace shardtune::data {
@@ -57,28 +54,54 @@ class ChatMl : public ChatTemplate {
   std::string_view default_system_;
 };
 
-/// The text without white space, and without the "\\n" of Jinja strings, which files hold either
-/// as that escape or as a line break: quotes and layout of a Jinja text vary between releases.
-std::string squeezed(std::string_view text) {
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+  for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
+}
+
+/// One spelling of a Jinja text: no white space outside strings, single quotes, line breaks of
+/// strings as the escape \n, neighbouring strings joined, attributes by index, no trimming marks.
+std::string canonical(std::string_view text) {
   std::string result;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 1 < text.size() && text[i + 1] == 'n')
-      ++i;
-    else if (text[i] != ' ' && text[i] != '\n' && text[i] != '\r' && text[i] != '\t')
-      result += text[i];
+  char quote = 0;
+  for (const char c : text) {
+    const bool is_quote = c == '\'' || c == '"';
+    if (quote != 0 && c == quote) {
+      quote = 0;
+      result += '\'';
+    } else if (quote == 0 && is_quote) {
+      quote = c;
+      result += '\'';
+    } else if (quote != 0 && c == '\n') {
+      result += "\\n";
+    } else if (quote != 0 || (c != ' ' && c != '\t' && c != '\n' && c != '\r')) {
+      result += c;
+    }
   }
+  replace_all(result, "'+'", "");
+  replace_all(result, "{%-", "{%");
+  replace_all(result, "-%}", "%}");
+  replace_all(result, "{{-", "{{");
+  replace_all(result, "-}}", "}}");
+  replace_all(result, "message.role", "message['role']");
+  replace_all(result, "message.content", "message['content']");
+  replace_all(result, "messages[0].role", "messages[0]['role']");
   return result;
 }
 
-bool has(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
-}
+constexpr std::string_view kForMessages = "{%for message in messages%}";
+constexpr std::string_view kMessage =
+    "{{'<|im_start|>'+message['role']+'\\n'+message['content']+'<|im_end|>\\n'}}{%endfor%}";
+constexpr std::string_view kPrompt =
+    "{%if add_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%endif%}";
+/// Older files give add_generation_prompt a value first.
+constexpr std::string_view kPromptDefault =
+    "{%if not add_generation_prompt is defined%}{%set add_generation_prompt=false%}{%endif%}";
 
-/// Parts of other families, or of richer templates over the same marks: with one of them the text
-/// is not plain ChatML and rendering it as such would train on wrong prompts.
-constexpr std::array<std::string_view, 10> kBeyondChatMl = {
-    "tools",        "tool_call", "<think>",    "enable_thinking", "raise_exception",
-    "strftime_now", "bos_token", "<|eot_id|>", "[INST]",          "|trim"};
+std::string smollm_insertion() {
+  return "{%if loop.first and messages[0]['role']!='system'%}{{'<|im_start|>system\\n" +
+         std::string(kSmolLmSystem) + "<|im_end|>\\n'}}{%endif%}";
+}
 
 }  // namespace
 
@@ -89,25 +112,18 @@ std::unique_ptr<ChatTemplate> make_smollm2() {
 }
 
 std::string recognise_chat_template(std::string_view template_text) {
-  const std::string text = squeezed(template_text);
-  if (!has(text, "<|im_start|>") || !has(text, "<|im_end|>"))
-    return "";
-  for (const std::string_view part : kBeyondChatMl) {
-    if (has(text, part))
-      return "";
-  }
-  // The mark, then role, line break and content, as ChatML has them.
-  if (!has(text, "<|im_start|>'+message['role']+''+message['content']+'<|im_end|>'") &&
-      !has(text, "<|im_start|>\"+message[\"role\"]+\"\"+message[\"content\"]+\"<|im_end|>\"") &&
-      !has(text, "<|im_start|>'+message.role+''+message.content+'<|im_end|>'"))
-    return "";
-  if (has(text, "<|im_start|>system")) {
-    return has(text, squeezed(kSmolLmSystem) + "<|im_end|>") &&
-                   has(text, "messages[0]['role']!='system'")
-               ? "smollm2"
-               : "";
-  }
-  return "chatml";
+  // The whole text is compared: one that only contains the familiar parts may render otherwise, and
+  // a run would train on prompts that the model never meets again.
+  std::string text = canonical(template_text);
+  if (const std::string optional = canonical(kPromptDefault); text.starts_with(optional))
+    text.erase(0, optional.size());
+  const std::string begin(kForMessages);
+  const std::string end = std::string(kMessage) + std::string(kPrompt);
+  if (text == canonical(begin + end))
+    return "chatml";
+  if (text == canonical(begin + smollm_insertion() + end))
+    return "smollm2";
+  return "";
 }
 
 }  // namespace shardtune::data

@@ -19,6 +19,7 @@ constexpr int kMaxNesting = 8;                    // of Sequence in Sequence
 struct Document {
   std::string name;
   const Json& root;
+  int64_t max_ids = 0;
 
   [[noreturn]] void damaged(const std::string& key, const std::string& what) const {
     throw DataError(name + ": " + key + ": " + what + ". Fetch the file again.");
@@ -56,8 +57,8 @@ const std::string& text_member(const Document& document, const Json& object,
 }
 
 int32_t token_id(const Document& document, const std::string& path, const Json& value) {
-  if (!value.is_integer() || value.as_integer() < 0 || value.as_integer() >= kMaxVocabulary)
-    document.damaged(path, "expected an id from 0 to " + std::to_string(kMaxVocabulary - 1) +
+  if (!value.is_integer() || value.as_integer() < 0 || value.as_integer() >= document.max_ids)
+    document.damaged(path, "expected an id from 0 to " + std::to_string(document.max_ids - 1) +
                                ", found " + value.dump().substr(0, 80));
   return static_cast<int32_t>(value.as_integer());
 }
@@ -66,6 +67,21 @@ void check_text(const Document& document, const std::string& path, const std::st
   if (text.empty() || text.size() > kMaxTokenBytes)
     document.damaged(path, "expected a token of 1 to " + std::to_string(kMaxTokenBytes) +
                                " bytes, found " + std::to_string(text.size()));
+}
+
+/// Ids may have gaps (reserved rows), but not so many that a small file asks for much memory.
+int64_t id_limit(const Document& document) {
+  const auto count = [](const Json* list) -> int64_t {
+    if (list == nullptr)
+      return 0;
+    return static_cast<int64_t>(list->is_object()  ? list->as_object().size()
+                                : list->is_array() ? list->as_array().size()
+                                                   : 0);
+  };
+  const Json* model = present(document.root, "model");
+  const int64_t tokens = count(model != nullptr ? present(*model, "vocab") : nullptr) +
+                         count(present(document.root, "added_tokens"));
+  return std::min(kMaxVocabulary, 2 * tokens + 65536);
 }
 
 /// Puts a token at its id; two tokens at one id are an error.
@@ -316,9 +332,10 @@ void check_decoder(const Document& document) {
 
 TokenizerSpec parse_tokenizer_json(const std::string& text, const std::string& name) {
   const Json root = io::parse_json(text, name);
-  const Document document{name, root};
+  Document document{name, root};
   if (!root.is_object())
     document.damaged("top level", "expected an object");
+  document.max_ids = id_limit(document);
   TokenizerSpec spec;
   spec.where = name;
   read_model(document, spec);

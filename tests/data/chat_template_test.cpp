@@ -63,6 +63,15 @@ TEST_P(Template, IdsOfAConversationAreThoseOfItsText) {
 INSTANTIATE_TEST_SUITE_P(Names, Template, ::testing::Values("smollm2", "chatml"),
                          [](const auto& info) { return std::string(info.param); });
 
+TEST(ChatTemplate, SpellingsOfOneTextAreRecognised) {
+  const std::string spelled =
+      "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
+      "{% endif %}\n{%- for message in messages -%}\n  {{ \"<|im_start|>\" + message.role + "
+      "\"\\n\" + message.content + \"<|im_end|>\" + \"\\n\" }}\n{%- endfor -%}"
+      "{%- if add_generation_prompt -%}{{ \"<|im_start|>assistant\n\" }}{%- endif -%}";
+  EXPECT_EQ(make_chat_template("auto", spelled)->name(), "chatml");
+}
+
 TEST(ChatTemplate, AnswerSpanIsContentAndEndToken) {
   const auto chat = make_chat_template("chatml", "");
   std::string answer;
@@ -80,7 +89,9 @@ TEST(ChatTemplate, UnknownTextIsRefusedWithTheNames) {
   const std::string richer = template_text("chatml") + "{% if tools %}{{ tools }}{% endif %}";
   std::string other_system = template_text("smollm2");
   other_system.replace(other_system.find("SmolLM"), 6, "Qwen");
-  for (const std::string& text : {std::string(), llama3, richer, other_system}) {
+  std::string no_break = template_text("chatml");
+  no_break.replace(no_break.find(" + '\\n'"), 7, "");
+  for (const std::string& text : {std::string(), llama3, richer, other_system, no_break}) {
     try {
       make_chat_template("auto", text);
       FAIL() << text;

@@ -120,6 +120,11 @@ TEST(TokenizerJson, NamesWhatIsDamaged) {
   expect_error<DataError>([] { load("{\"model\": "); }, {"tokenizer.json"});
 }
 
+TEST(TokenizerJson, AFarIdDoesNotAskForMemory) {
+  expect_refused<DataError>([](Json& d) { member(member(d, "model"), "vocab").set("zz", 3000000); },
+                            {"model.vocab['zz']", "found 3000000"});
+}
+
 TEST(TokenizerJson, DeepSequencesAreRefused) {
   std::string nested = "{\"type\": \"ByteLevel\"}";
   for (int i = 0; i < 20; ++i)
