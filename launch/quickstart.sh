@@ -35,9 +35,11 @@ PYTHON
 evaluate() {  # RESULT_FILE ARGUMENT...
   local result=$1
   shift
-  show launch/run -n 1 eval --model "$model" "$@" --data "$eval_data" --metric exact_match --json
-  launch/run -n 1 eval --model "$model" "$@" --data "$eval_data" --metric exact_match --json \
-    >"$result.partial" || fail $? "the evaluation failed; its message is above."
+  # The longest expected answer has 34 tokens: more would only cost time.
+  local command=(launch/run -n 1 eval --model "$model" "$@" --data "$eval_data"
+    --metric exact_match --max-new-tokens 48 --batch-size 50 --json)
+  show "${command[@]}"
+  "${command[@]}" >"$result.partial" || fail $? "the evaluation failed; its message is above."
   mv "$result.partial" "$result"
   printf 'exact match %s, loss %s\n' "$(json_number "$result" exact_match)" \
     "$(json_number "$result" loss)"
