@@ -252,20 +252,20 @@ struct BlockGradients {
 
 // All query blocks that see one block of keys, in order.
 void backward_key_block(const AttentionShape& shape, const cpu::PackedKeys& keys,
-                        const cpu::SampleRange& sample, int64_t kv_head, const KeyRange& range,
-                        const HeadTiles& tiles, const BlockGradients& gradients) {
-  const int64_t padded = keys.padded_dim, dim = shape.head_dim;
+                        const cpu::HeadTask& task, const KeyRange& range, const HeadTiles& tiles,
+                        const BlockGradients& gradients) {
+  const int64_t padded = keys.padded_dim, dim = shape.head_dim, length = task.sample.length();
+  const int64_t kv_head = task.head * shape.num_kv_heads / shape.num_heads;
   const float* const k_transposed = keys.block(range.index, kv_head);
   const float* const v_transposed = k_transposed + keys.tile_floats;
   const float* const k = v_transposed + keys.tile_floats;
   const int64_t begin = range.prefix ? 0 : range.first / kQueryBlock * kQueryBlock;
   const int64_t newest = range.first + range.count - 1;
-  const int64_t end = range.prefix || shape.window == 0
-                          ? sample.length()
-                          : std::min(sample.length(), newest + shape.window);
+  const int64_t end =
+      range.prefix || shape.window == 0 ? length : std::min(length, newest + shape.window);
   Accumulate accumulate = Accumulate::kNo;
   for (int64_t first = begin; first < end; first += kQueryBlock) {
-    const int64_t rows = std::min(kQueryBlock, sample.length() - first);
+    const int64_t rows = std::min(kQueryBlock, length - first);
     const float* const q = tiles.q + first * padded;
     const float* const dout = tiles.dout + first * padded;
     tile_product({rows, kKeyBlock, dim}, {q, padded, 1}, {k_transposed, kKeyBlock},
@@ -302,7 +302,6 @@ void AttentionBackwardHead(const AttentionBackward& args, const cpu::PackedKeys&
   tiles.lse = tiles.ds + kQueryBlock * kKeyBlock;
   tiles.dot = tiles.lse + length;
   load_head(args, task, padded, tiles);
-  const int64_t kv_head = task.head * shape.num_kv_heads / shape.num_heads;
   // Every block of the sample, whatever the window: each is seen by its own tokens at least.
   for_each_key_block(keys, task.sample, 0, length - 1, 0, [&](const KeyRange& range) HWY_ATTR {
     const int64_t row =
@@ -311,7 +310,7 @@ void AttentionBackwardHead(const AttentionBackward& args, const cpu::PackedKeys&
             : task.head * num_tokens + task.sample.begin + range.first;
     const BlockGradients gradients{(range.prefix ? parts.dprefix_k : parts.dk) + row * padded,
                                    (range.prefix ? parts.dprefix_v : parts.dv) + row * padded};
-    backward_key_block(shape, keys, task.sample, kv_head, range, tiles, gradients);
+    backward_key_block(shape, keys, task, range, tiles, gradients);
   });
   for (int64_t i = 0; i < length; ++i) {
     const Row from{tiles.dq + i * padded, nullptr};
