@@ -37,6 +37,9 @@ struct ParameterSpec {
   ParameterKind kind = ParameterKind::kFrozen;
   DType dtype = DType::kUInt8;  // of the published bytes; kFloat32 for a trainable
   Shape shape;
+  /// First component of the tensor that this is a part of (codes, absmax, ...): one rank reads a
+  /// tensor and publishes all of its parts.
+  ParameterId part_of = kNoParameter;
 };
 
 class ParameterStore;
@@ -73,7 +76,8 @@ class ParameterStore {
   /// Adds a parameter to a unit. ArgumentError: duplicate name, trainable that is not fp32.
   virtual ParameterId declare(ParameterSpec spec) = 0;
 
-  /// Rank that reads, quantises and publishes this parameter (index mod world size).
+  /// Whether this rank reads, quantises and publishes the parameter: tensor t (parts not counted)
+  /// is rank t mod world size's.
   virtual bool is_publisher(ParameterId id) const = 0;
   /// Hands the bytes to the store. All ranks call it, for the same ids in the same order; only the
   /// publisher's bytes count, others pass an empty span. The bytes are copied.

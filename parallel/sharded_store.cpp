@@ -20,6 +20,7 @@ constexpr size_t kNotTrainable = static_cast<size_t>(-1);
 struct Parameter {
   ParameterSpec spec;
   int64_t num_bytes = 0;
+  int publisher = 0;
   size_t trainable = kNotTrainable;  // index among trainables
   bool published = false;
   Tensor bytes;  // frozen: the whole; trainable: until seal() moves it into the flat buffer
@@ -56,6 +57,7 @@ struct ShardedParameterStore::State {
   std::vector<ParameterId> trainables;
   std::unordered_map<std::string, ParameterId> ids;
   int64_t frozen_bytes = 0;
+  int64_t num_tensors = 0;  // parameters that are no part of another
 
   bool sealed = false;
   ShardLayout shards;
@@ -179,6 +181,9 @@ ParameterId ShardedParameterStore::declare(ParameterSpec spec) {
   state_->unit(spec.unit);
   Parameter parameter;
   parameter.num_bytes = checked_mul(spec.shape.numel(), size_of(spec.dtype));
+  parameter.publisher = spec.part_of == kNoParameter
+                            ? static_cast<int>(state_->num_tensors++ % comm_.world_size())
+                            : state_->at(spec.part_of).publisher;
   const ParameterId id{narrow<int32_t>(static_cast<int64_t>(state_->parameters.size()))};
   state_->ids.emplace(spec.name, id);
   parameter.spec = std::move(spec);
@@ -191,8 +196,7 @@ ParameterId ShardedParameterStore::declare(ParameterSpec spec) {
 }
 
 bool ShardedParameterStore::is_publisher(ParameterId id) const {
-  state_->at(id);
-  return static_cast<int64_t>(id) % comm_.world_size() == comm_.rank();
+  return state_->at(id).publisher == comm_.rank();
 }
 
 void ShardedParameterStore::publish(ParameterId id, std::span<const std::byte> bytes) {
@@ -216,8 +220,8 @@ void ShardedParameterStore::publish(ParameterId id, std::span<const std::byte> b
                                           static_cast<size_t>(parameter.num_bytes));
   if (is_publisher(id) && !bytes.empty())
     std::memcpy(target_bytes.data(), bytes.data(), bytes.size());
-  comm_.broadcast(target_bytes, static_cast<int>(static_cast<int64_t>(id) % comm_.world_size()),
-                  parameter.spec.dtype, mix_key(0, parameter.spec.name));
+  comm_.broadcast(target_bytes, parameter.publisher, parameter.spec.dtype,
+                  mix_key(0, parameter.spec.name));
   if (trainable && parameter.num_bytes > 0)
     kernels::cast(target, state_->bf16_view(parameter));
   parameter.published = true;

@@ -19,7 +19,7 @@ class Int8Weight final : public QuantizedWeight {
     codes_ = store_->declare({request.name + ".codes", request.unit, ParameterKind::kFrozen,
                               DType::kInt8, Shape{request.out_features, request.in_features}});
     absmax_ = store_->declare({request.name + ".absmax", request.unit, ParameterKind::kFrozen,
-                               DType::kFloat32, Shape{request.out_features}});
+                               DType::kFloat32, Shape{request.out_features}, codes_});
   }
 
   std::string_view format() const override { return "int8"; }
@@ -50,7 +50,7 @@ class Int8Weight final : public QuantizedWeight {
 void Int8Weight::load(const RowSource& rows) {
   std::vector<int8_t> codes;
   std::vector<float> absmax;
-  if (publishes_any(*store_, components())) {
+  if (store_->is_publisher(codes_)) {
     const int64_t columns = in_features();
     const int64_t step = std::min(rows_per_slab(columns), out_features());
     std::vector<float> slab(step * columns);

@@ -49,7 +49,7 @@ class Nf4Weight final : public QuantizedWeight {
  private:
   ParameterId declare(const char* component, DType dtype, int64_t count) {
     return store_->declare(
-        {name() + "." + component, unit(), ParameterKind::kFrozen, dtype, Shape{count}});
+        {name() + "." + component, unit(), ParameterKind::kFrozen, dtype, Shape{count}, codes_});
   }
   int64_t num_values() const { return out_features() * in_features(); }
   Nf4View resolve() const;
@@ -110,7 +110,7 @@ void Nf4Weight::quantize(const RowSource& rows, std::span<uint8_t> codes,
 void Nf4Weight::load(const RowSource& rows) {
   std::vector<uint8_t> codes;
   std::vector<float> absmax;
-  if (publishes_any(*store_, components())) {
+  if (store_->is_publisher(codes_)) {
     const Nf4Sizes sizes = nf4_sizes(options_, num_values());
     codes.resize(sizes.codes_bytes);
     absmax.resize(sizes.num_blocks);

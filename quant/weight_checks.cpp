@@ -57,10 +57,6 @@ void throw_non_finite(const FrozenWeight& weight, int64_t index, float value) {
                        "use another copy.");
 }
 
-bool publishes_any(const ParameterStore& store, std::span<const ParameterId> components) {
-  return std::any_of(components.begin(), components.end(),
-                     [&](ParameterId id) { return store.is_publisher(id); });
-}
 
 int64_t rows_per_slab(int64_t in_features) {
   constexpr int64_t kSlabValues = 1 << 20;

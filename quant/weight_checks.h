@@ -26,9 +26,6 @@ void check_row_ids(const FrozenWeight& weight, std::span<const int32_t> ids);
 /// NonFiniteError naming the weight, row and column of the value at a flat index.
 [[noreturn]] void throw_non_finite(const FrozenWeight& weight, int64_t index, float value);
 
-/// Whether this rank has to make the bytes: it publishes at least one of the components.
-bool publishes_any(const ParameterStore& store, std::span<const ParameterId> components);
-
 /// Rows read at a time while loading, about 4 MiB of fp32.
 int64_t rows_per_slab(int64_t in_features);
 

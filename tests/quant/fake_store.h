@@ -27,7 +27,8 @@ class FakeStore final : public ParameterStore {
     return static_cast<ParameterId>(entries_.size() - 1);
   }
   bool is_publisher(ParameterId id) const override {
-    return static_cast<int>(id) % world_size_ == rank_;
+    const ParameterId whole = spec(id).part_of;
+    return static_cast<int>(whole == kNoParameter ? id : whole) % world_size_ == rank_;
   }
   void publish(ParameterId id, std::span<const std::byte> bytes) override {
     Entry& entry = at(id);
