@@ -1,0 +1,113 @@
+#include "launch/prompts.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "core/error.h"
+#include "data/text_split.h"
+#include "io/file.h"
+
+namespace shardtune::launch {
+namespace {
+
+constexpr int64_t kMaxPromptFileBytes = 1ll << 30;
+
+std::string text_member(const io::Json& object, std::string_view key, const std::string& where) {
+  const io::Json* member = object.find(key);
+  if (member == nullptr || !member->is_string())
+    throw DataError(where + ": " + std::string(key) + ": expected a string, found " +
+                    std::string(member == nullptr ? "nothing" : member->type_name()) +
+                    ". Write for example {\"role\": \"user\", \"content\": \"Hello\"}.");
+  return member->as_string();
+}
+
+Prompt prompt_from(const io::Json& json, const std::string& where) {
+  Prompt prompt;
+  if (json.find("messages") != nullptr) {
+    prompt.messages = messages_from_json(json, where);
+    prompt.text = prompt.messages.back().content;
+    return prompt;
+  }
+  const io::Json* text = json.find("prompt");
+  if (text == nullptr || !text->is_string())
+    throw DataError(where + ": prompt: expected a string, found " +
+                    std::string(text == nullptr ? "nothing" : text->type_name()) +
+                    ". Write lines like {\"prompt\": \"Hello\"}.");
+  prompt.text = text->as_string();
+  prompt.messages = {{"user", prompt.text}};
+  return prompt;
+}
+
+/// Length of the end of `text` that could be the beginning of a character.
+size_t unfinished_bytes(std::string_view text) {
+  for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
+    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
+    if ((byte & 0xC0) == 0x80)
+      continue;
+    const size_t wanted = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+    return wanted > back ? back : 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::vector<data::Message> messages_from_json(const io::Json& json, const std::string& where) {
+  const io::Json* list = json.is_object() ? json.find("messages") : &json;
+  if (list == nullptr || !list->is_array() || list->as_array().empty())
+    throw DataError(where + ": expected a list of messages, found " +
+                    std::string(list == nullptr ? json.type_name() : list->type_name()) +
+                    ". Write [{\"role\": \"user\", \"content\": \"Hello\"}].");
+  std::vector<data::Message> messages;
+  for (const io::Json& entry : list->as_array()) {
+    const std::string place = where + ": messages[" + std::to_string(messages.size()) + "]";
+    messages.push_back({text_member(entry, "role", place), text_member(entry, "content", place)});
+  }
+  return messages;
+}
+
+std::vector<int32_t> encode_turns(const std::vector<data::Message>& messages,
+                                  const data::Tokenizer& tokenizer,
+                                  const data::ChatTemplate& chat) {
+  const bool is_answered = messages.back().role == "assistant";
+  const std::string text = chat.render_text(
+      messages, is_answered ? data::GenerationPrompt::kNone : data::GenerationPrompt::kAppend);
+  return tokenizer.encode(text, {data::SpecialTokens::kParse, data::AddedEnds::kNone});
+}
+
+std::vector<Prompt> read_prompts(const std::string& path) {
+  const std::string text = io::read_text_file(path, kMaxPromptFileBytes);
+  std::vector<Prompt> prompts;
+  int64_t line_number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line(text.data() + begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos)
+      continue;
+    const std::string where = path + ":" + std::to_string(line_number);
+    prompts.push_back(prompt_from(io::parse_json(line, where), where));
+  }
+  if (prompts.empty())
+    throw DataError(path + ": expected lines like {\"prompt\": \"Hello\"}, found none.");
+  return prompts;
+}
+
+std::string TextStream::push(int32_t id) {
+  if (tokenizer_.is_special(id))
+    return "";
+  pending_ += tokenizer_.token_bytes(id);
+  const size_t whole = pending_.size() - unfinished_bytes(pending_);
+  const std::string text = data::replace_invalid_utf8(std::string_view(pending_).substr(0, whole));
+  pending_.erase(0, whole);
+  return text;
+}
+
+std::string TextStream::finish() {
+  const std::string text = data::replace_invalid_utf8(pending_);
+  pending_.clear();
+  return text;
+}
+
+}  // namespace shardtune::launch

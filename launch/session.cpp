@@ -1,0 +1,131 @@
+#include "launch/session.h"
+
+#include <filesystem>
+
+#include "core/log.h"
+#include "core/topology.h"
+#include "trainer/config.h"
+
+namespace shardtune::launch {
+namespace {
+
+quant::QuantizationOptions quantization_of(const ModelArguments& arguments,
+                                           const std::optional<exporting::Provenance>& trained) {
+  if (trained &&
+      (arguments.quantization.empty() || arguments.quantization == trained->quantization.method))
+    return trained->quantization;
+  quant::QuantizationOptions options;
+  if (!arguments.quantization.empty())
+    options.method = arguments.quantization;
+  return options;
+}
+
+std::optional<exporting::Provenance> provenance_of(const ModelArguments& arguments) {
+  if (arguments.adapter.empty())
+    return std::nullopt;
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(arguments.adapter, ignored))
+    throw MissingInputError(arguments.adapter +
+                            ": expected an adapter folder, found none. Give the folder that holds "
+                            "adapter_config.json.");
+  return exporting::read_provenance(arguments.adapter);
+}
+
+/// A rough lower bound, so that a model that cannot fit is told instead of being killed.
+void check_memory(const models::ModelSource& source, const quant::QuantizationOptions& quantization,
+                  DType compute) {
+  const models::ModelConfig& config = source.config();
+  const double attention =
+      static_cast<double>(config.hidden_size) * (2.0 * static_cast<double>(config.q_features()) +
+                                                 2.0 * static_cast<double>(config.kv_features()));
+  const double mlp =
+      3.0 * static_cast<double>(config.hidden_size) * static_cast<double>(config.intermediate_size);
+  const double tables = static_cast<double>(config.vocab_size) *
+                        static_cast<double>(config.hidden_size) *
+                        (config.tie_word_embeddings ? 1.0 : 2.0);
+  double bytes_each = static_cast<double>(size_of(compute));
+  if (quantization.method != "none")
+    bytes_each = quantization.method == "int8" ? 1.0 : 0.5;
+  const double bytes = static_cast<double>(config.num_layers) * (attention + mlp) * bytes_each +
+                       tables * static_cast<double>(size_of(compute));
+  const auto usable = static_cast<double>(usable_memory_bytes());
+  if (bytes > usable)
+    throw OutOfMemoryError(source.path() + ": the model needs at least " +
+                           std::to_string(static_cast<int64_t>(bytes / 1e6)) + " MB, " +
+                           std::to_string(static_cast<int64_t>(usable / 1e6)) +
+                           " MB are there. Use --quantization nf4, or a larger machine.");
+}
+
+}  // namespace
+
+StoredModel load_alone(const models::ModelSource& source, const models::LoadOptions& options) {
+  StoredModel stored;
+  stored.communicator = parallel::make_single_communicator();
+  stored.store = std::make_unique<parallel::ShardedParameterStore>(*stored.communicator,
+                                                                   parallel::ZeroStage::k0);
+  stored.model = models::load_model(source, *stored.store, options);
+  return stored;
+}
+
+void add_model_options(CommandLine& line) {
+  line.value("model", "M", "folder of a Hugging Face model, or one .gguf file");
+  line.value("adapter", "A", "adapter folder (PEFT's layout)");
+  line.value("quantization", "METHOD",
+             "none, nf4 or int8 (default: as the adapter was trained; without one as stored)");
+  line.value("compute-dtype", "D", "auto, float32 or bfloat16 (default auto)");
+  line.threads_option();
+}
+
+ModelArguments model_arguments(const CommandLine& line) {
+  ModelArguments arguments;
+  arguments.model = line.required("model");
+  arguments.adapter = line.text_or("adapter", "");
+  if (line.has("adapter") && arguments.adapter.empty())
+    throw ConfigError("--adapter: expected a folder, found an empty text. Leave it out for none.");
+  if (line.has("quantization"))
+    arguments.quantization =
+        line.choice_or("quantization", "", quant::frozen_formats().names(),
+                       {"keep", "fp4", "gptq", "awq", "hqq", "q4_0", "q8_0", "auto"});
+  arguments.compute_dtype =
+      line.choice_or("compute-dtype", "auto", {"auto", "float32", "bfloat16"}, {"float16", "int8"});
+  return arguments;
+}
+
+Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelSource> source)
+    : source_(std::move(source)) {
+  const auto trained = provenance_of(arguments);
+  provenance_.base_model = arguments.model;
+  if (trained) {
+    provenance_ = *trained;
+    provenance_.base_sha256 = source_->content_hash();
+    exporting::check_base(*trained, arguments.adapter, arguments.model, provenance_.base_sha256);
+  }
+  provenance_.quantization = quantization_of(arguments, trained);
+  models::LoadOptions load;
+  load.quantization = provenance_.quantization;
+  load.compute_dtype = trainer::resolve_compute_dtype(arguments.compute_dtype);
+  if (!trained)
+    provenance_.compute_dtype = std::string(name_of(load.compute_dtype));
+  check_memory(*source_, load.quantization, load.compute_dtype);
+  stored_ = load_alone(*source_, load);
+  if (!arguments.adapter.empty())
+    adapter_ = adapters::load_adapter(arguments.adapter, *stored_.model);
+}
+
+std::vector<models::Hooks*> Session::hooks() const {
+  return adapter_ ? std::vector<models::Hooks*>{adapter_.get()} : std::vector<models::Hooks*>{};
+}
+
+std::unique_ptr<data::ChatTemplate> chat_template_for(const ModelArguments& arguments,
+                                                      const data::Tokenizer& tokenizer) {
+  std::string name = arguments.chat_template;
+  if (name.empty() && !arguments.adapter.empty()) {
+    if (const auto trained = exporting::read_provenance(arguments.adapter))
+      name = trained->chat_template;
+  }
+  if (name == "none")
+    return nullptr;
+  return data::make_chat_template(name.empty() ? "auto" : name, tokenizer.chat_template_text());
+}
+
+}  // namespace shardtune::launch

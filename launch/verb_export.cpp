@@ -1,0 +1,152 @@
+// export: merged weights or an adapter folder.
+#include <cstdlib>
+
+#include "core/log.h"
+#include "export/exporter.h"
+#include "launch/command_line.h"
+#include "launch/output.h"
+#include "launch/session.h"
+#include "launch/verbs.h"
+#include "trainer/config.h"
+
+namespace shardtune::launch {
+namespace {
+
+struct ExportArguments {
+  ModelArguments model;
+  std::string format;
+  std::string out;
+  exporting::ExportOptions options;
+  exporting::Existing existing = exporting::Existing::kRefuse;
+};
+
+/// "50GB", "500MB" or a number of bytes, powers of ten as transformers counts.
+int64_t parse_size(const std::string& text, const std::string& what) {
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const std::string unit = text.substr(digits);
+  int64_t factor = 0;
+  if (unit.empty() || unit == "B")
+    factor = 1;
+  else if (unit == "KB")
+    factor = 1'000;
+  else if (unit == "MB")
+    factor = 1'000'000;
+  else if (unit == "GB")
+    factor = 1'000'000'000;
+  if (factor == 0)
+    throw ConfigError(what + ": expected a size, found '" + text + "'. Write for example 5GB.");
+  return factor * parse_integer(text.substr(0, digits), what, {1, 1'000'000'000'000'000 / factor});
+}
+
+void add_options(CommandLine& line) {
+  add_model_options(line);
+  line.value("to", "FORMAT", "hf (merged weights) or peft (adapter only)");
+  line.value("out", "PATH", "output folder; must be empty or absent");
+  line.value("dtype", "D", "of merged weights: bfloat16 (default) or float32");
+  line.value(
+      "merge-base", "WHICH",
+      "trained (default): the base as it was in training, dequantised; original: the model's "
+      "own tensors");
+  line.value("max-shard-size", "SIZE", "weights above it go into several files (default 50GB)");
+  line.flag("overwrite", "replace an output folder that shardtune wrote");
+  line.flag("json", "print the report as one JSON document");
+}
+
+ExportArguments read_arguments(const CommandLine& line) {
+  ExportArguments arguments;
+  line.required("to");
+  arguments.format =
+      line.choice_or("to", "", exporting::exporters().names(), {"gguf", "gguf-lora"});
+  arguments.model = model_arguments(line);
+  arguments.out = line.required("out");
+  if (line.choice_or("dtype", "bfloat16", {"bfloat16", "float32"}, {"float16"}) == "float32")
+    arguments.options.dtype = DType::kFloat32;
+  if (line.choice_or("merge-base", "trained", {"trained", "original"}) == "original")
+    arguments.options.merge_base = exporting::MergeBase::kOriginal;
+  if (line.has("max-shard-size"))
+    arguments.options.max_shard_bytes =
+        parse_size(line.required("max-shard-size"), "--max-shard-size");
+  if (line.has("overwrite"))
+    arguments.existing = exporting::Existing::kReplace;
+  if (arguments.format == "peft") {
+    if (arguments.model.adapter.empty())
+      throw ConfigError("shardtune export --to peft: expected --adapter A, found none.");
+    for (const char* name : {"dtype", "merge-base", "max-shard-size"}) {
+      if (line.has(name))
+        throw ConfigError(std::string("--") + name +
+                          ": belongs to --to hf; an adapter is saved in "
+                          "float32 as it was trained. Leave it out.");
+    }
+  }
+  return arguments;
+}
+
+/// nullptr with a warning where the model's tokenizer is of a kind that is not read yet: weights
+/// can be exported all the same, and a folder's files are carried as they are.
+std::unique_ptr<data::Tokenizer> tokenizer_of(const std::string& model) {
+  try {
+    return data::load_tokenizer(model);
+  } catch (const MissingInputError& error) {
+    log_warning(error.what());
+  } catch (const UnsupportedError& error) {
+    log_warning(error.what());
+  }
+  return nullptr;
+}
+
+/// A second copy of the model is read back for the check: bf16 weights stay bf16 where that is
+/// fast.
+ModelArguments with_compute_dtype(ModelArguments model, DType exported) {
+  if (model.compute_dtype == "auto" && exported == DType::kFloat32)
+    model.compute_dtype = "float32";
+  return model;
+}
+
+io::Json run(const ExportArguments& arguments) {
+  const auto format = exporting::exporters().at(arguments.format);
+  auto source = models::open_model_source(arguments.model.model);
+  const auto tokenizer = tokenizer_of(arguments.model.model);
+  exporting::OutputFolder output(arguments.out, arguments.existing);
+  const Session session(with_compute_dtype(arguments.model, arguments.options.dtype),
+                        std::move(source));
+  StoredModel read_back;
+  exporting::ExportRequest request{session.model(),
+                                   session.source(),
+                                   session.adapter(),
+                                   tokenizer.get(),
+                                   session.provenance(),
+                                   arguments.options,
+                                   {}};
+  if (request.provenance.base_sha256.empty())
+    request.provenance.base_sha256 = session.source().content_hash();
+  request.load_back = [&](const models::ModelSource& source) -> models::Model& {
+    models::LoadOptions load;
+    load.compute_dtype = session.model().compute_dtype();
+    read_back = load_alone(source, load);
+    return *read_back.model;
+  };
+  io::Json report = format(request, output);
+  output.commit();
+  report.set("out", output.target().string());
+  return report;
+}
+
+}  // namespace
+
+int run_export(Arguments list) {
+  CommandLine line("export --model M [--adapter A] --to hf|peft --out PATH",
+                   "Writes what PEFT and transformers load, and reads it back before it appears.");
+  add_options(line);
+  if (!line.parse(list))
+    return 0;
+  const ExportArguments arguments = read_arguments(line);
+  line.apply_threads();
+  const io::Json report = run(arguments);
+  if (line.has("json"))
+    print_json(report);
+  else
+    print("wrote " + arguments.out + "\n" + report.dump(2) + "\n");
+  return 0;
+}
+
+}  // namespace shardtune::launch
