@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "data/dataset.h"
 #include "data/text_split.h"
 #include "io/file.h"
 
@@ -70,9 +71,9 @@ std::vector<int32_t> encode_turns(const std::vector<data::Message>& messages,
                                   const data::Tokenizer& tokenizer,
                                   const data::ChatTemplate& chat) {
   const bool is_answered = messages.back().role == "assistant";
-  const std::string text = chat.render_text(
-      messages, is_answered ? data::GenerationPrompt::kNone : data::GenerationPrompt::kAppend);
-  return tokenizer.encode(text, {data::SpecialTokens::kParse, data::AddedEnds::kNone});
+  return data::encode_chat(
+      messages, tokenizer, chat,
+      is_answered ? data::GenerationPrompt::kNone : data::GenerationPrompt::kAppend);
 }
 
 std::vector<Prompt> read_prompts(const std::string& path) {

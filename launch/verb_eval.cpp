@@ -66,6 +66,19 @@ void keep_first(data::Dataset& dataset, int64_t count) {
     dataset.records.resize(static_cast<size_t>(count));
 }
 
+/// A plain text is measured as it stands: the end token that training adds to it is no part of it.
+void drop_end_of_texts(data::Dataset& dataset, const data::Tokenizer& tokenizer) {
+  for (data::Sample& sample : dataset.samples) {
+    const data::Record& record = dataset.records[static_cast<size_t>(sample.record)];
+    const bool is_text = record.messages.empty();
+    // Special tokens written in the text are not parsed, so such an id was added.
+    if (is_text && sample.ids.size() > 2 && sample.ids.back() == tokenizer.eos_id()) {
+      sample.ids.pop_back();
+      sample.trained.pop_back();
+    }
+  }
+}
+
 /// The template is needed by records with turns; plain text does without one.
 std::unique_ptr<data::ChatTemplate> template_for_data(const EvalArguments& arguments,
                                                       const data::Tokenizer& tokenizer) {
@@ -97,6 +110,7 @@ io::Json evaluate(const EvalArguments& arguments) {
                                                         : dataset_options.max_length;
   data::Dataset dataset = data::load_dataset(dataset_options, *tokenizer, chat.get());
   keep_first(dataset, arguments.max_samples);
+  drop_end_of_texts(dataset, *tokenizer);
   if (dataset.stats.num_truncated > 0)
     log_warning(std::to_string(dataset.stats.num_truncated) + " samples were cut at " +
                 std::to_string(dataset_options.max_length) + " tokens.");
@@ -134,7 +148,8 @@ std::string as_text(const io::Json& result) {
 
 int run_eval(Arguments list) {
   CommandLine line("eval --model M [--adapter A] --data FILE [--metric loss|exact_match]",
-                   "Mean negative log-likelihood per trained token, perplexity, and exact match.");
+                   "Mean negative log-likelihood per trained token, perplexity, and exact match. "
+                   "Plain texts are measured without an end token.");
   add_options(line);
   if (!line.parse(list))
     return 0;
