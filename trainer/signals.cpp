@@ -1,11 +1,13 @@
 #include "trainer/signals.h"
 
+#include <pthread.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cstring>
 
 #include "core/error.h"
+#include "core/parallel_for.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -54,12 +56,32 @@ extern "C" void shardtune_on_alarm(int) {
 
 }  // namespace
 
+void SignalGuard::use_own_stack() {
+  stack_t own{};
+  own.ss_sp = stack_.data();
+  own.ss_size = stack_.size();
+  sigaltstack(&own, &previous_stack_);
+  // Worker threads have no such stack; with the signals blocked there, this thread gets them.
+  const pthread_t here = pthread_self();
+  parallel_for(num_threads(), 1, [here](int64_t, int64_t) {
+    if (pthread_equal(pthread_self(), here) != 0)
+      return;
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGALRM);
+    for (const int number : kSignals)
+      sigaddset(&blocked, number);
+    pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+  });
+}
+
 SignalGuard::SignalGuard() {
   g_received = 0;
+  use_own_stack();
   struct sigaction action;
   std::memset(&action, 0, sizeof action);
   sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
   action.sa_handler = &shardtune_on_alarm;
   sigaction(SIGALRM, &action, &previous_[3]);
   action.sa_handler = &shardtune_on_signal;
@@ -72,6 +94,7 @@ SignalGuard::~SignalGuard() {
   for (int i = 0; i < 3; ++i)
     sigaction(kSignals[i], &previous_[i], nullptr);
   sigaction(SIGALRM, &previous_[3], nullptr);
+  sigaltstack(&previous_stack_, nullptr);
 }
 
 int SignalGuard::received() const { return g_received; }

@@ -3,7 +3,9 @@
 // when the step under way does not end. Both leave every committed checkpoint as it is.
 #pragma once
 
+#include <array>
 #include <csignal>
+#include <cstddef>
 
 namespace shardtune::trainer {
 
@@ -11,6 +13,9 @@ namespace shardtune::trainer {
 inline constexpr unsigned kForcedExitSeconds = 120;
 
 /// Installs the handlers while it lives, and restores what was there before. One per process.
+/// Handlers run on a stack of their own and on the thread that made the guard: oneDNN's generated
+/// code uses the stack pointer as an ordinary register, so that a handler on the normal stack would
+/// write into the heap.
 class SignalGuard {
  public:
   SignalGuard();
@@ -23,7 +28,11 @@ class SignalGuard {
 
  private:
   static constexpr int kSignals[] = {SIGUSR1, SIGTERM, SIGINT};
+  void use_own_stack();
+
   struct sigaction previous_[4];
+  stack_t previous_stack_;
+  std::array<std::byte, 1 << 16> stack_;
 };
 
 }  // namespace shardtune::trainer
