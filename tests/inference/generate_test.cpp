@@ -1,0 +1,186 @@
+// Greedy decoding with the cache against whole forward passes, on the golden llama models in fp32.
+#include "inference/generate.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "adapters/adapter.h"
+#include "inference/kv_cache.h"
+#include "models/head.h"
+#include "tests/support/small_model.h"
+
+namespace shardtune::inference {
+namespace {
+
+using testing::golden_llama;
+using testing::make_batch;
+using testing::SmallModel;
+using Ids = std::vector<int32_t>;
+using Hooks = std::vector<models::Hooks*>;
+
+std::vector<Ids> golden_prompts(const std::string& name) {
+  const auto file = io::open_safetensors(golden_llama(name) + "/expected.safetensors");
+  Ids first = testing::read_int32(*file, "input_ids_0");
+  const Ids second = testing::read_int32(*file, "input_ids_1");
+  return {first, second, Ids(first.begin(), first.begin() + 1),
+          Ids(first.begin(), first.begin() + 7), Ids(second.rbegin(), second.rend())};
+}
+
+/// The definition: a whole forward pass over all tokens for every new one.
+Ids continue_by_whole_passes(SmallModel& small, const Hooks& hooks, Ids ids, int64_t count) {
+  Ids added;
+  for (int64_t i = 0; i < count; ++i) {
+    const TokenBatch batch = make_batch({ids});
+    models::ForwardOptions options = small.forward_options(batch);
+    options.hooks = hooks;
+    models::Tape tape(small.store, autograd::Recording::kOff);
+    const models::Variable hidden = small.model->forward(tape, options);
+    const auto length = static_cast<int64_t>(ids.size());
+    const Tensor logits =
+        models::head_logits(small.model->head(), hidden.value().rows(length - 1, length));
+    const auto values = logits.span<const float>();
+    const auto best =
+        static_cast<int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
+    added.push_back(best);
+    ids.push_back(best);
+  }
+  return added;
+}
+
+std::vector<Ids> ids_of(const std::vector<Generation>& generations) {
+  std::vector<Ids> all;
+  for (const Generation& generation : generations)
+    all.push_back(generation.ids);
+  return all;
+}
+
+TEST(Generate, EqualsWholeForwardPasses) {
+  for (const char* name : {"tied_gqa", "untied_bias", "head_dim", "old_style", "sharded_bf16"}) {
+    SmallModel small(name);
+    const auto prompts = golden_prompts(name);
+    GenerationOptions options;
+    options.max_new_tokens = 12;
+    const auto found = ids_of(generate_greedy(*small.model, {}, prompts, options));
+    for (size_t i = 0; i < prompts.size(); ++i)
+      EXPECT_EQ(found[i], continue_by_whole_passes(small, {}, prompts[i], 12)) << name << " " << i;
+  }
+}
+
+TEST(Generate, FollowsTheAdaptersHooks) {
+  SmallModel small("tied_gqa");
+  const auto adapter = adapters::load_adapter(golden_llama("lora_qv"), *small.model);
+  const auto prompts = golden_prompts("tied_gqa");
+  GenerationOptions options;
+  options.max_new_tokens = 8;
+  const Hooks hooks = {adapter.get()};
+  const auto with = ids_of(generate_greedy(*small.model, hooks, prompts, options));
+  for (size_t i = 0; i < prompts.size(); ++i)
+    EXPECT_EQ(with[i], continue_by_whole_passes(small, hooks, prompts[i], 8)) << i;
+  EXPECT_NE(with, ids_of(generate_greedy(*small.model, {}, prompts, options)));
+}
+
+// Every way to cut the work: alone, few places so that prompts wait, prompts fed in chunks.
+TEST(Generate, DoesNotDependOnCompany) {
+  SmallModel small("tied_gqa");
+  std::vector<Ids> prompts;
+  for (int i = 0; i < 11; ++i) {
+    for (Ids ids : golden_prompts("tied_gqa")) {
+      std::rotate(ids.begin(), ids.begin() + i % static_cast<int>(ids.size()), ids.end());
+      prompts.push_back(ids);
+    }
+  }
+  GenerationOptions options;
+  options.max_new_tokens = 10;
+  options.stop_ids = {5, 17, 40};  // sequences leave at different times
+  const auto together = ids_of(generate_greedy(*small.model, {}, prompts, options));
+  options.max_concurrent = 3;
+  options.max_prefill_tokens = 4;
+  EXPECT_EQ(ids_of(generate_greedy(*small.model, {}, prompts, options)), together);
+  for (size_t i = 0; i < prompts.size(); i += 9) {
+    const auto alone = generate_greedy(*small.model, {}, std::span(prompts).subspan(i, 1), options);
+    EXPECT_EQ(alone[0].ids, together[i]) << i;
+  }
+}
+
+TEST(Generate, StopsAtStopIdLimitAndContext) {
+  SmallModel small("tied_gqa");
+  const auto prompts = golden_prompts("tied_gqa");
+  GenerationOptions options;
+  options.max_new_tokens = 6;
+  const Ids free = generate_greedy(*small.model, {}, prompts, options)[0].ids;
+  ASSERT_EQ(free.size(), 6u);
+  EXPECT_EQ(generate_greedy(*small.model, {}, prompts, options)[0].reason,
+            StopReason::kMaxNewTokens);
+
+  options.stop_ids = {free[3]};
+  const auto first = std::find(free.begin(), free.end(), free[3]);
+  const auto stopped = generate_greedy(*small.model, {}, prompts, options)[0];
+  EXPECT_EQ(stopped.ids, Ids(free.begin(), first));
+  EXPECT_EQ(stopped.reason, StopReason::kStopId);
+
+  options.stop_ids.clear();
+  options.max_new_tokens = 1000;  // the context has 64 places: the last new id needs none
+  const auto full = generate_greedy(*small.model, {}, prompts, options)[0];
+  EXPECT_EQ(full.reason, StopReason::kContextFull);
+  EXPECT_EQ(prompts[0].size() + full.ids.size(), 65u);
+}
+
+TEST(Generate, CallsBackInOrderOfEachPrompt) {
+  SmallModel small("head_dim");
+  const auto prompts = golden_prompts("head_dim");
+  GenerationOptions options;
+  options.max_new_tokens = 5;
+  options.max_concurrent = 2;
+  std::vector<Ids> streamed(prompts.size());
+  const auto found = generate_greedy(
+      *small.model, {}, prompts, options,
+      [&](int64_t prompt, int32_t id) { streamed[static_cast<size_t>(prompt)].push_back(id); });
+  EXPECT_EQ(streamed, ids_of(found));
+}
+
+void expect_refused(SmallModel& small, const Ids& prompt, const std::string& part) {
+  const std::vector<Ids> prompts = {{1, 2}, prompt};
+  try {
+    generate_greedy(*small.model, {}, prompts, {});
+    FAIL() << "expected an error about: " << part;
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("prompt 2"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+TEST(Generate, RefusesPromptsThatDoNotFit) {
+  SmallModel small("tied_gqa");
+  expect_refused(small, {}, "found none");
+  expect_refused(small, Ids(65, 1), "at most 64 tokens");
+  expect_refused(small, {3, 96}, "outside the model's vocabulary of 96");
+  expect_refused(small, {-1}, "outside the model's vocabulary");
+  EXPECT_TRUE(generate_greedy(*small.model, {}, {}, {}).empty());
+}
+
+TEST(SequenceKv, GrowsInBlocksAndKeepsItsRows) {
+  KvLayout layout;
+  layout.num_layers = 2;
+  layout.attention = {2, 1, 4, 1.0f, 0};
+  SequenceKv cache(layout);
+  for (int step = 0; step < 150; ++step) {
+    cache.reserve(cache.length() + 1);
+    for (int layer = 0; layer < 2; ++layer) {
+      const auto mark = static_cast<float>(step * 10 + layer);
+      const std::vector<float> k(4, mark);
+      const std::vector<float> v(4, -mark);
+      cache.append(layer, Tensor::from(k, {1, 4}), Tensor::from(v, {1, 4}));
+    }
+    cache.advance(1);
+  }
+  EXPECT_EQ(cache.length(), 150);
+  EXPECT_EQ(cache.capacity() % SequenceKv::kBlockTokens, 0);
+  for (int step = 0; step < 150; ++step) {
+    EXPECT_EQ(cache.keys(1, 150).data<float>()[step * 4 + 3], static_cast<float>(step * 10 + 1));
+    EXPECT_EQ(cache.values(0, 150).data<float>()[step * 4], static_cast<float>(-step * 10));
+  }
+}
+
+}  // namespace
+}  // namespace shardtune::inference
