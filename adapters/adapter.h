@@ -42,7 +42,6 @@ class Adapter : public models::Hooks {
   virtual io::Json peft_config(const std::string& base_model) const = 0;
 };
 
-
 /// Two steps, since configuration is checked before a model is loaded: options from YAML or from an
 /// adapter_config.json, then attach.
 class AdapterOptions {

@@ -55,7 +55,8 @@ std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& 
   std::error_code error;
   if (fs::exists(fs::path(folder) / "adapter_model.bin", error) &&
       !fs::exists(tensors_path, error)) {
-    throw UnsupportedError(folder + ": adapter_model.bin is a pickle, which can run code when "
+    throw UnsupportedError(folder +
+                           ": adapter_model.bin is a pickle, which can run code when "
                            "read. Save it again with PEFT's safe_serialization=True.");
   }
   const io::Json config = io::read_json_file(config_path);

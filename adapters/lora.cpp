@@ -62,8 +62,8 @@ void Lora::declare(const BaseLinear& linear) {
   const int64_t smaller = std::min(linear.in_features(), linear.out_features());
   if (rank > smaller) {
     throw ConfigError("adapter.lora_rank: expected at most " + std::to_string(smaller) +
-                      ", the smaller side of " + linear.path() + ", found " +
-                      std::to_string(rank) + ". Lower lora_rank or leave the layer out of "
+                      ", the smaller side of " + linear.path() + ", found " + std::to_string(rank) +
+                      ". Lower lora_rank or leave the layer out of "
                       "target_modules.");
   }
   const auto add = [&](const char* suffix, Shape shape) {

@@ -39,9 +39,9 @@ void refuse_unknown_effects(const io::JsonReader& config) {
     if (config.boolean_or(key, false))
       refuse(key);
   }
-  for (const char* key :
-       {"modules_to_save", "layers_to_transform", "layer_replication", "exclude_modules",
-        "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"}) {
+  for (const char* key : {"modules_to_save", "layers_to_transform", "layer_replication",
+                          "exclude_modules", "target_parameters", "trainable_token_indices",
+                          "alora_invocation_tokens", "arrow_config"}) {
     if (config.has(key))
       refuse(key);
   }
@@ -111,10 +111,10 @@ io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::str
   config.set("layers_pattern", nullptr);
   config.set("layers_to_transform", nullptr);
   config.set("loftq_config", io::Json::object());
-  config.set("lora_alpha", options.lora_alpha == static_cast<double>(
-                                                     static_cast<int64_t>(options.lora_alpha))
-                               ? io::Json(static_cast<int64_t>(options.lora_alpha))
-                               : io::Json(options.lora_alpha));
+  config.set("lora_alpha",
+             options.lora_alpha == static_cast<double>(static_cast<int64_t>(options.lora_alpha))
+                 ? io::Json(static_cast<int64_t>(options.lora_alpha))
+                 : io::Json(options.lora_alpha));
   config.set("lora_bias", false);
   config.set("lora_dropout", options.lora_dropout);
   config.set("lora_ga_config", nullptr);

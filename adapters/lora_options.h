@@ -11,7 +11,8 @@ namespace shardtune::adapters {
 /// Reads lora_rank, lora_alpha, lora_dropout, use_rslora, init_lora_weights, target_modules.
 /// Problems go to the section's error list.
 LoraOptions parse_lora_yaml(const io::YamlNode& section);
-/// Errors  DataError: keys missing or of the wrong type; UnsupportedError: an option whose effect we
+/// Errors  DataError: keys missing or of the wrong type; UnsupportedError: an option whose effect
+/// we
 ///         do not have (use_dora, rank_pattern, modules_to_save, ...), named
 LoraOptions parse_lora_peft(const io::Json& config, const std::string& name);
 

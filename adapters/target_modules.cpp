@@ -21,9 +21,8 @@ std::regex compile(const std::string& pattern) {
   try {
     return std::regex(pattern, std::regex::ECMAScript);
   } catch (const std::regex_error& error) {
-    throw ConfigError("adapter.target_modules: '" + pattern +
-                      "' is not a regular expression: " + error.what() +
-                      ". Write a list of names, for example [q_proj, v_proj].");
+    throw ConfigError("adapter.target_modules: '" + pattern + "' is not a regular expression: " +
+                      error.what() + ". Write a list of names, for example [q_proj, v_proj].");
   }
 }
 
@@ -46,8 +45,9 @@ std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targe
   std::vector<models::BaseLinear*> matched;
   if (targets.is_pattern) {
     const std::regex pattern = compile(targets.names.at(0));
-    std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
-                 [&](models::BaseLinear* linear) { return std::regex_match(linear->path(), pattern); });
+    std::copy_if(
+        linears.begin(), linears.end(), std::back_inserter(matched),
+        [&](models::BaseLinear* linear) { return std::regex_match(linear->path(), pattern); });
     if (matched.empty())
       nothing_matches(targets.names[0], leaves);
     return matched;
@@ -60,10 +60,9 @@ std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targe
   }
   std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
                [&](const models::BaseLinear* linear) {
-                 return std::any_of(targets.names.begin(), targets.names.end(),
-                                    [&](const std::string& name) {
-                                      return matches_name(linear->path(), name);
-                                    });
+                 return std::any_of(
+                     targets.names.begin(), targets.names.end(),
+                     [&](const std::string& name) { return matches_name(linear->path(), name); });
                });
   return matched;
 }

@@ -146,8 +146,8 @@ Variable rms_norm(Tape& tape, const Variable& x, const RmsNormOptions& options) 
   Variable output = tape.result(std::move(y), {x});
   tape.record(output, [&tape, x, rstd, weight = options.weight](Tensor& dy) {
     const GradSlot slot = x.grad_ref().slot();
-    kernels::RmsNormBackward args{dy,   x.value(), tape.store().value(weight), rstd->view(),
-                                  slot.grad, {}};
+    kernels::RmsNormBackward args{dy,           x.value(), tape.store().value(weight),
+                                  rstd->view(), slot.grad, {}};
     kernels::rms_norm_backward(args, slot.accumulate);
   });
   return output;
@@ -304,8 +304,8 @@ Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const
     const GradSlot db = b.slot();
     kernels::gemm_over_tokens(dy_in, *u, db.grad, db.accumulate, update.scale);
     Tensor du(u->shape(), dtype);
-    kernels::gemm(dy_in, weight_in(tape, update.lora_B, dtype), Transpose::kNo, du,
-                  Accumulate::kNo, update.scale);
+    kernels::gemm(dy_in, weight_in(tape, update.lora_B, dtype), Transpose::kNo, du, Accumulate::kNo,
+                  update.scale);
     const GradSlot da = a.slot();
     kernels::gemm_over_tokens(du, x.value(), da.grad, da.accumulate);
     if (x.requires_grad()) {

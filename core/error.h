@@ -33,22 +33,22 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
-#define SHARDTUNE_DEFINE_ERROR(Name, Code)                                       \
-  class Name : public Error {                                                    \
-   public:                                                                       \
+#define SHARDTUNE_DEFINE_ERROR(Name, Code)                                        \
+  class Name : public Error {                                                     \
+   public:                                                                        \
     explicit Name(const std::string& message) : Error(ExitCode::Code, message) {} \
   }
 
-SHARDTUNE_DEFINE_ERROR(ConfigError, kUsage);            // command line or YAML
-SHARDTUNE_DEFINE_ERROR(UnsupportedError, kUsage);       // a combination we do not have
-SHARDTUNE_DEFINE_ERROR(RankMismatchError, kUsage);      // ranks started with different inputs
-SHARDTUNE_DEFINE_ERROR(DataError, kDamagedInput);       // a damaged or malformed input file
+SHARDTUNE_DEFINE_ERROR(ConfigError, kUsage);        // command line or YAML
+SHARDTUNE_DEFINE_ERROR(UnsupportedError, kUsage);   // a combination we do not have
+SHARDTUNE_DEFINE_ERROR(RankMismatchError, kUsage);  // ranks started with different inputs
+SHARDTUNE_DEFINE_ERROR(DataError, kDamagedInput);   // a damaged or malformed input file
 SHARDTUNE_DEFINE_ERROR(MissingInputError, kMissingInput);
 SHARDTUNE_DEFINE_ERROR(WriteError, kCannotWrite);
 SHARDTUNE_DEFINE_ERROR(CorruptBlockError, kCorruptBlock);
 SHARDTUNE_DEFINE_ERROR(CommError, kPeerLost);
 SHARDTUNE_DEFINE_ERROR(DeviceError, kInternal);
-SHARDTUNE_DEFINE_ERROR(ArgumentError, kInternal);       // a caller broke a function's contract
+SHARDTUNE_DEFINE_ERROR(ArgumentError, kInternal);  // a caller broke a function's contract
 SHARDTUNE_DEFINE_ERROR(NonFiniteError, kNonFinite);
 SHARDTUNE_DEFINE_ERROR(OutOfMemoryError, kOutOfMemory);
 SHARDTUNE_DEFINE_ERROR(PreemptedError, kPreempted);

@@ -46,7 +46,7 @@ void parallel_for(int64_t count, int64_t grain,
     return;
   }
   ExceptionSlot slot;
-#pragma omp parallel for schedule(static, 1) num_threads(static_cast<int>(ranges))
+#pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(ranges))
   for (int64_t r = 0; r < ranges; ++r)
     slot.run([&] { body(count * r / ranges, count * (r + 1) / ranges); });
   slot.rethrow();

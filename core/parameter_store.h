@@ -32,7 +32,7 @@ enum class Pass { kForward, kBackward, kRecompute };
 enum class ParameterKind { kFrozen, kTrainable };
 
 struct ParameterSpec {
-  std::string name;    // unique; a trainable's is its name in the exported adapter
+  std::string name;  // unique; a trainable's is its name in the exported adapter
   UnitId unit{};
   ParameterKind kind = ParameterKind::kFrozen;
   DType dtype = DType::kUInt8;  // of the published bytes; kFloat32 for a trainable

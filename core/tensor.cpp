@@ -51,8 +51,7 @@ TensorView TensorView::rows(int64_t begin, int64_t end) const {
   for (int i = 0; i < shape_.ndim(); ++i)
     extents[i] = shape_[i];
   extents[0] = end - begin;
-  const int64_t row_bytes =
-      (shape_[0] == 0 ? 0 : numel() / shape_[0]) * size_of(dtype_);
+  const int64_t row_bytes = (shape_[0] == 0 ? 0 : numel() / shape_[0]) * size_of(dtype_);
   return {static_cast<std::byte*>(data_) + begin * row_bytes, dtype_,
           Shape(std::span<const int64_t>(extents.data(), shape_.ndim()))};
 }

@@ -41,7 +41,8 @@ class Shape {
   int64_t numel_ = 1;
 };
 
-/// Pointer, dtype and shape; does not own. Const-correctness is the caller's: `data<const float>()`.
+/// Pointer, dtype and shape; does not own. Const-correctness is the caller's: `data<const
+/// float>()`.
 class TensorView {
  public:
   TensorView() = default;

@@ -15,8 +15,8 @@ inline constexpr int32_t kIgnoreLabel = -100;
 ///         entries, begins with 0 and ends with T.
 struct TokenBatch {
   std::vector<int32_t> ids;
-  std::vector<int32_t> positions;      // position in the sample, from 0
-  std::vector<int32_t> labels;         // next token of the same sample, or kIgnoreLabel
+  std::vector<int32_t> positions;  // position in the sample, from 0
+  std::vector<int32_t> labels;     // next token of the same sample, or kIgnoreLabel
   std::vector<int32_t> sample_offsets;
   std::vector<uint64_t> sample_ids;    // S entries: stable id of the sample in the data set
   std::vector<int32_t> token_indices;  // index of the token in its sample (keys random numbers)

@@ -42,9 +42,10 @@ std::vector<UnitLease> lease_head(const VocabularyTable& head, Pass pass) {
 void gather_rows(const TensorView& from, std::span<const int64_t> rows, const TensorView& to) {
   const size_t row_bytes = static_cast<size_t>(from.dim(1) * size_of(from.dtype()));
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(static_cast<std::byte*>(to.raw()) + i * row_bytes,
-                static_cast<const std::byte*>(from.raw()) + static_cast<size_t>(rows[i]) * row_bytes,
-                row_bytes);
+    std::memcpy(
+        static_cast<std::byte*>(to.raw()) + i * row_bytes,
+        static_cast<const std::byte*>(from.raw()) + static_cast<size_t>(rows[i]) * row_bytes,
+        row_bytes);
   }
 }
 

@@ -22,11 +22,11 @@ Tensor head_logits(const VocabularyTable& head, const TensorView& hidden);
 void head_argmax(const VocabularyTable& head, const TensorView& hidden, std::span<int32_t> ids);
 
 struct HeadLoss {
-  double loss_sum = 0.0;           // negative log-likelihood summed over trained positions, fp64
+  double loss_sum = 0.0;  // negative log-likelihood summed over trained positions, fp64
   int64_t num_trained_tokens = 0;
-  int64_t first_non_finite = -1;   // token whose loss is NaN or infinite, -1 when none
-  Tensor hidden_grad;              // [T,H] f32, gradient of scale * loss_sum (when recording): the
-                                   // seed of Tape::backward(hidden, ...)
+  int64_t first_non_finite = -1;  // token whose loss is NaN or infinite, -1 when none
+  Tensor hidden_grad;             // [T,H] f32, gradient of scale * loss_sum (when recording): the
+                                  // seed of Tape::backward(hidden, ...)
 };
 
 /// Loss of hidden [T,H] against labels [T] (kIgnoreLabel = not trained). When the tape records, the

@@ -268,14 +268,12 @@ Variable Llama::attention_branch(Tape& tape, const Pass& pass, int index,
 
 Variable Llama::mlp_branch(Tape& tape, const Pass& pass, int index, const Variable& input) const {
   const LlamaLayer& layer = layers_[index];
-  const Variable normed =
-      autograd::rms_norm(tape, input,
-                         {layer.post_attention_norm, static_cast<float>(config_.rms_norm_eps),
-                          compute_dtype()});
+  const Variable normed = autograd::rms_norm(
+      tape, input,
+      {layer.post_attention_norm, static_cast<float>(config_.rms_norm_eps), compute_dtype()});
   const Variable gate = apply(tape, pass, index, *layer.gate, normed);
   const Variable up = apply(tape, pass, index, *layer.up, normed);
-  const Variable output =
-      apply(tape, pass, index, *layer.down, autograd::swiglu(tape, gate, up));
+  const Variable output = apply(tape, pass, index, *layer.down, autograd::swiglu(tape, gate, up));
   return finish_branch(tape, pass, index, {Branch::kMlp, input, output});
 }
 

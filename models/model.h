@@ -43,7 +43,7 @@ inline constexpr int64_t kTokenPadding = 64;
 
 struct ForwardOptions {
   PassContext context;
-  std::vector<Hooks*> hooks;  // called in order, the first outermost
+  std::vector<Hooks*> hooks;            // called in order, the first outermost
   bool gradient_checkpointing = false;  // recompute each layer in backward
   KvCache* cache = nullptr;             // generation only; the tape must not record
 };
@@ -66,7 +66,8 @@ class Model {
   virtual const VocabularyTable& head() const = 0;
 
  protected:
-  Model(ParameterStore& store, DType compute_dtype) : store_(&store), compute_dtype_(compute_dtype) {}
+  Model(ParameterStore& store, DType compute_dtype)
+      : store_(&store), compute_dtype_(compute_dtype) {}
 
  private:
   ParameterStore* store_;

@@ -98,8 +98,8 @@ ModelConfig parse_model_config(const io::Json& json_config, const std::string& n
                     " is not a multiple of num_attention_heads " +
                     std::to_string(config.num_heads) + " and there is no head_dim.");
   }
-  config.head_dim = bounded(json, "head_dim",
-                            json.integer_or("head_dim", config.hidden_size / config.num_heads), 65536);
+  config.head_dim = bounded(
+      json, "head_dim", json.integer_or("head_dim", config.hidden_size / config.num_heads), 65536);
   config.max_position_embeddings = bounded(
       json, "max_position_embeddings", json.integer_or("max_position_embeddings", 2048), kMaxWidth);
   config.rms_norm_eps = json.number_or("rms_norm_eps", 1e-6);
@@ -132,11 +132,10 @@ ModelConfig parse_gguf_config(const io::GgufFile& file) {
   config.intermediate_size = size("feed_forward_length");
   config.num_layers = size("block_count");
   config.num_heads = size("attention.head_count");
-  config.num_kv_heads =
-      file.integer_or(prefix + "attention.head_count_kv", config.num_heads);
+  config.num_kv_heads = file.integer_or(prefix + "attention.head_count_kv", config.num_heads);
   config.max_position_embeddings = size("context_length");
-  config.head_dim = file.integer_or(prefix + "attention.key_length",
-                                    config.hidden_size / config.num_heads);
+  config.head_dim =
+      file.integer_or(prefix + "attention.key_length", config.hidden_size / config.num_heads);
   config.rms_norm_eps = file.number(prefix + "attention.layer_norm_rms_epsilon");
   config.rope_theta = file.number_or(prefix + "rope.freq_base", 10000.0);
   if (config.num_kv_heads < 1 || config.head_dim < 1)

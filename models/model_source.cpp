@@ -71,8 +71,9 @@ class TensorsSource : public ModelSource {
   const io::TensorInfo& need(const std::string& name) const {
     if (const io::TensorInfo* tensor = locate(name))
       return *tensor;
-    throw DataError(path_ + ": tensor " + name +
-                    " is missing. The files of the model do not belong together or are incomplete.");
+    throw DataError(
+        path_ + ": tensor " + name +
+        " is missing. The files of the model do not belong together or are incomplete.");
   }
 
   std::string path_;
@@ -111,10 +112,10 @@ std::string gguf_name(const std::string& name) {
       {"model.norm.weight", "output_norm.weight"},
       {"lm_head.weight", "output.weight"}};
   static const std::map<std::string, std::string, std::less<>> kLayer = {
-      {"input_layernorm", "attn_norm"},   {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"},     {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},     {"self_attn.o_proj", "attn_output"},
-      {"mlp.gate_proj", "ffn_gate"},      {"mlp.up_proj", "ffn_up"},
+      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
+      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
+      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
       {"mlp.down_proj", "ffn_down"}};
   if (const auto whole = kWhole.find(name); whole != kWhole.end())
     return whole->second;

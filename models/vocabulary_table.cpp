@@ -27,9 +27,8 @@ VocabularyTable::VocabularyTable(ParameterStore& store, const std::string& name,
 void VocabularyTable::load(const quant::RowSource& rows) {
   for (int64_t c = 0; c < num_chunks(); ++c) {
     const int64_t first = chunk_begin(c);
-    chunks_[c]->load([&](int64_t begin, int64_t end, float* out) {
-      rows(first + begin, first + end, out);
-    });
+    chunks_[c]->load(
+        [&](int64_t begin, int64_t end, float* out) { rows(first + begin, first + end, out); });
   }
 }
 

@@ -30,8 +30,8 @@ class NextToken : public Objective {
                             const models::ForwardOptions& options) const override {
     Tape tape(model.store(), Recording::kOff);
     const Variable hidden = model.forward(tape, options);
-    const models::HeadLoss loss = models::head_cross_entropy(
-        tape, model.head(), hidden, options.context.batch->labels, 1.0f);
+    const models::HeadLoss loss =
+        models::head_cross_entropy(tape, model.head(), hidden, options.context.batch->labels, 1.0f);
     return {loss.loss_sum, loss.num_trained_tokens, loss.first_non_finite};
   }
 };

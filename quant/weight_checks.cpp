@@ -57,7 +57,6 @@ void throw_non_finite(const FrozenWeight& weight, int64_t index, float value) {
                        "use another copy.");
 }
 
-
 int64_t rows_per_slab(int64_t in_features) {
   constexpr int64_t kSlabValues = 1 << 20;
   return std::max<int64_t>(kSlabValues / in_features, 1);

@@ -124,9 +124,9 @@ TEST_P(LoraGolden, MergedWeightsGiveTheSameLogits) {
       linear.weight().matmul_with_delta(
           x.value(),
           [&](int64_t begin, int64_t end, float* out) {
-            adapter_.add_delta(linear, begin, end,
-                               TensorView(out, DType::kFloat32,
-                                          Shape{end - begin, linear.in_features()}));
+            adapter_.add_delta(
+                linear, begin, end,
+                TensorView(out, DType::kFloat32, Shape{end - begin, linear.in_features()}));
           },
           y, autograd::Accumulate::kNo);
       return autograd::Variable::constant(std::move(y));
@@ -150,8 +150,7 @@ INSTANTIATE_TEST_SUITE_P(Adapters, LoraGolden,
 
 TEST(Lora, StartsAtTheBaseModelWithPeftsDistribution) {
   SmallModel small("tied_gqa");
-  const auto adapter =
-      attach(small, R"({"peft_type":"LORA","r":8,"target_modules":"all-linear"})");
+  const auto adapter = attach(small, R"({"peft_type":"LORA","r":8,"target_modules":"all-linear"})");
   adapter->initialize(42);
   EXPECT_EQ(adapter->tensors().size(), 2u * 2u * 7u);
   double sum_of_squares = 0.0;
@@ -181,7 +180,8 @@ TEST(Lora, DropoutKeepsTheMeanAndFollowsTheStep) {
   const auto dropping = [&](double p, int64_t step, models::Mode mode) {
     SmallModel fresh("tied_gqa");
     const auto lora = attach(fresh, R"({"r":4,"lora_alpha":8,"target_modules":["q_proj"],
-                                        "lora_dropout":)" + std::to_string(p) + "}");
+                                        "lora_dropout":)" +
+                                        std::to_string(p) + "}");
     lora->initialize(1);
     for (const AdapterTensor& tensor : lora->tensors()) {
       const std::vector<float> ones(static_cast<size_t>(tensor.shape.numel()), 0.1f);
@@ -228,13 +228,13 @@ TEST(Lora, AnAdapterOfAnotherModelIsRefused) {
 
 TEST(Lora, PatternsAndPathsChooseLayers) {
   SmallModel by_pattern("tied_gqa");
-  EXPECT_EQ(attach(by_pattern, R"({"r":4,"target_modules":".*layers\\.1\\..*q_proj"})")
-                ->tensors()
-                .size(),
-            2u);
+  EXPECT_EQ(
+      attach(by_pattern, R"({"r":4,"target_modules":".*layers\\.1\\..*q_proj"})")->tensors().size(),
+      2u);
   SmallModel by_path("tied_gqa");
   const auto adapter = attach(
-      by_path, R"({"r":4,"target_modules":["model.layers.0.self_attn.q_proj","layers.1.mlp.up_proj"]})");
+      by_path,
+      R"({"r":4,"target_modules":["model.layers.0.self_attn.q_proj","layers.1.mlp.up_proj"]})");
   EXPECT_EQ(adapter->tensors().size(), 4u);
   // Leaf names would catch more layers than were asked for, so whole paths are written.
   EXPECT_NE(adapter->peft_config("base").dump().find("model.layers.0.self_attn.q_proj"),

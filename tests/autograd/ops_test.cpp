@@ -23,8 +23,8 @@ class OpsTest : public ::testing::Test {
   void SetUp() override { unit_ = store_.add_unit("layer"); }
 
   ParameterId trainable(const std::string& name, Shape shape, uint64_t key) {
-    const ParameterId id = store_.declare({name, unit_, ParameterKind::kTrainable,
-                                           DType::kFloat32, shape});
+    const ParameterId id =
+        store_.declare({name, unit_, ParameterKind::kTrainable, DType::kFloat32, shape});
     ids_.push_back(id);
     const Tensor values = random_tensor(shape, key, 0.5f);
     store_.publish(id, values.view().bytes());
@@ -92,9 +92,8 @@ TEST_F(OpsTest, AddOfOneValueTwiceSumsBothGradients) {
 }
 
 TEST_F(OpsTest, MulGoesBackToBothAndToARow) {
-  check({{3, 5}, {3, 5}, {5}}, [](Tape& tape, const auto& x) {
-    return mul(tape, mul(tape, x[0], x[1]), x[2]);
-  });
+  check({{3, 5}, {3, 5}, {5}},
+        [](Tape& tape, const auto& x) { return mul(tape, mul(tape, x[0], x[1]), x[2]); });
 }
 
 TEST_F(OpsTest, ScaledMultipliesTheGradient) {
@@ -113,12 +112,15 @@ TEST_F(OpsTest, ActivationsGoBack) {
 }
 
 TEST_F(OpsTest, RmsNormGoesBack) {
-  const ParameterId weight = store_.declare(
-      {"norm", unit_, ParameterKind::kFrozen, DType::kFloat32, Shape{8}});
+  const ParameterId weight =
+      store_.declare({"norm", unit_, ParameterKind::kFrozen, DType::kFloat32, Shape{8}});
   store_.publish(weight, random_tensor({8}, 3).view().bytes());
-  check({{4, 8}}, [&](Tape& tape, const auto& x) {
-    return rms_norm(tape, x[0], {weight, 1e-5f, DType::kFloat32});
-  }, 400.0);
+  check(
+      {{4, 8}},
+      [&](Tape& tape, const auto& x) {
+        return rms_norm(tape, x[0], {weight, 1e-5f, DType::kFloat32});
+      },
+      400.0);
 }
 
 TEST_F(OpsTest, SwigluGoesBack) {
@@ -157,21 +159,22 @@ TEST_F(OpsTest, RopeAndAttentionGoBackWithPrefixAndSamples) {
   shape.num_kv_heads = 2;
   shape.head_dim = 4;
   shape.scale = 0.5f;
-  check({{7, 16}, {7, 8}, {7, 8}, {2, 8}, {2, 8}}, [&](Tape& tape, const auto& x) {
-    const kernels::RopeArgs args{kPositions, kInverse, 2};
-    const Variable q = rope(tape, scaled(tape, x[0], 1.0f), args);
-    const Variable k = rope(tape, scaled(tape, x[1], 1.0f), args);
-    return attention(tape, {q, k, x[2], x[3], x[4], kOffsets}, shape);
-  }, 400.0);
+  check(
+      {{7, 16}, {7, 8}, {7, 8}, {2, 8}, {2, 8}},
+      [&](Tape& tape, const auto& x) {
+        const kernels::RopeArgs args{kPositions, kInverse, 2};
+        const Variable q = rope(tape, scaled(tape, x[0], 1.0f), args);
+        const Variable k = rope(tape, scaled(tape, x[1], 1.0f), args);
+        return attention(tape, {q, k, x[2], x[3], x[4], kOffsets}, shape);
+      },
+      400.0);
 }
 
 TEST_F(OpsTest, DropoutUsesOneMaskBothWays) {
   auto tokens = std::make_shared<DropoutTokens>();
   tokens->sample_of_token = {3, 3, 9, 9};
   tokens->index_in_sample = {0, 1, 0, 1};
-  check({{4, 6}}, [&](Tape& tape, const auto& x) {
-    return dropout(tape, x[0], 0.4f, 99, tokens);
-  });
+  check({{4, 6}}, [&](Tape& tape, const auto& x) { return dropout(tape, x[0], 0.4f, 99, tokens); });
 }
 
 TEST_F(OpsTest, CheckpointGivesTheSameBits) {

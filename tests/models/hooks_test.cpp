@@ -97,7 +97,8 @@ TEST_F(HooksTest, GradientsEqualFiniteDifferences) {
     gradients.emplace_back(segment.gradient.begin(), segment.gradient.end());
   size_t index = 0;
   for (auto& segment : small_.store.segments()) {
-    testing::expect_gradient(segment.parameter, gradients[index++], [&] { return loss(); }, size);
+    testing::expect_gradient(
+        segment.parameter, gradients[index++], [&] { return loss(); }, size);
     if (HasFailure())
       FAIL() << small_.store.spec(segment.id).name;
   }
