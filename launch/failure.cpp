@@ -55,7 +55,7 @@ void report(const Failure& failure, const RankInfo& ranks) {
   using std::chrono::milliseconds;
   if (ranks.rank > 0) {
     // A lost peer is most often the consequence of another rank's error, so it is told last.
-    const int base = failure.code == ExitCode::kPeerLost ? 1500 : 400;
+    const int base = failure.code == ExitCode::kPeerLost ? 3000 : 1000;
     std::this_thread::sleep_for(milliseconds(base + 20 * ranks.rank));
   }
   std::string tag;

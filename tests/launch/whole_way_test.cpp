@@ -1,0 +1,110 @@
+// The way from a configuration to a merged model, by the program alone, with a tiny model.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "io/json.h"
+#include "tests/launch/program.h"
+
+namespace shardtune::launch {
+namespace {
+
+using testing::Outcome;
+using testing::ProgramFolder;
+using testing::read_text;
+
+io::Json json_of(const Outcome& outcome) {
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  return io::parse_json(outcome.out, "stdout");
+}
+
+double loss_of(const ProgramFolder& folder, const std::string& arguments) {
+  const io::Json json =
+      json_of(folder.run("eval --data train.jsonl --chat-template chatml --json "
+                         "--compute-dtype float32 " +
+                         arguments));
+  EXPECT_NEAR(json.find("perplexity")->as_number(), std::exp(json.find("loss")->as_number()), 1e-6);
+  EXPECT_EQ(json.find("num_samples")->as_integer(), 24);
+  return json.find("loss")->as_number();
+}
+
+TEST(WholeWay, TrainEvalExportGenerate) {
+  const ProgramFolder folder;
+  const io::Json trained = json_of(folder.run("train run.yaml --set training.max_steps=20 --json"));
+  EXPECT_TRUE(trained.find("finished")->as_bool());
+  EXPECT_EQ(trained.find("steps")->as_integer(), 20);
+
+  // The adapter's shardtune.json makes eval use NF4; the merged model holds that base.
+  const double base = loss_of(folder, "--model model");
+  const double adapted = loss_of(folder, "--model model --adapter run/adapter");
+  EXPECT_LT(adapted, base - 0.5);
+  const std::string merge = "export --model model --adapter run/adapter --to hf --dtype float32 ";
+  json_of(folder.run(merge + "--out merged --json"));
+  EXPECT_NEAR(loss_of(folder, "--model merged"), adapted, 1e-4);
+  json_of(folder.run(merge + "--out original --merge-base original --json"));
+  EXPECT_GT(std::abs(loss_of(folder, "--model original") - adapted), 1e-4);
+
+  const std::string prompt =
+      "--prompt 'say 3 red' --chat-template chatml --max-new-tokens 20 "
+      "--compute-dtype float32 ";
+  const std::string text = folder.run("generate --model merged " + prompt).out;
+  EXPECT_EQ(text, folder.run("generate --model model --adapter run/adapter " + prompt).out);
+  const io::Json generated = json_of(folder.run("generate --model merged --json " + prompt));
+  EXPECT_EQ(generated.find("generations")->as_array()[0].find("text")->as_string() + "\n", text);
+
+  ASSERT_EQ(folder.run("export --model model --adapter run/adapter --to peft --out copy").code, 0);
+  for (const char* name : {"adapter_model.safetensors", "adapter_config.json", "shardtune.json"})
+    EXPECT_EQ(read_text(folder.path("copy") / name), read_text(folder.path("run/adapter") / name));
+}
+
+TEST(WholeWay, ExactMatchCountsAnswers) {
+  const ProgramFolder folder;
+  ASSERT_EQ(folder
+                .run("train run.yaml --set training.max_steps=150 --set training.learning_rate=2e-2"
+                     " --set training.global_batch_size=4 --set adapter.lora_rank=16"
+                     " --set data.max_length=256")
+                .code,
+            0);
+  const std::string eval =
+      "eval --model model --data train.jsonl --chat-template chatml "
+      "--metric exact_match --max-new-tokens 24 --json ";
+  const io::Json before = json_of(folder.run(eval));
+  const io::Json after = json_of(folder.run(eval + "--adapter run/adapter"));
+  EXPECT_EQ(before.find("exact_match")->as_number(), 0.0);
+  EXPECT_GT(after.find("exact_match")->as_number(), 0.5);
+  const io::Json some = json_of(folder.run(eval + "--adapter run/adapter --max-samples 5"));
+  EXPECT_EQ(some.find("num_samples")->as_integer(), 5);
+}
+
+TEST(WholeWay, ExportReplacesOnlyWhenAsked) {
+  const ProgramFolder folder;
+  const std::string run = "export --model model --to hf --out merged ";
+  ASSERT_EQ(folder.run(run).code, 0);
+  const std::string first = read_text(folder.path("merged/model.safetensors"));
+  EXPECT_EQ(folder.run(run + "--dtype float32").code, 64);
+  EXPECT_EQ(read_text(folder.path("merged/model.safetensors")), first);
+  EXPECT_EQ(folder.run(run + "--dtype float32 --overwrite").code, 0);
+  EXPECT_NE(read_text(folder.path("merged/model.safetensors")), first);
+}
+
+TEST(WholeWay, InspectTellsEveryKind) {
+  const ProgramFolder folder;
+  ASSERT_EQ(folder.run("train run.yaml --set checkpoint.save_steps=2").code, 0);
+  const auto kind_of = [&](const std::string& path) {
+    return json_of(folder.run("inspect --json " + path)).find("kind")->as_string();
+  };
+  EXPECT_EQ(kind_of("model"), "model");
+  EXPECT_EQ(kind_of("model/model.safetensors"), "safetensors");
+  EXPECT_EQ(kind_of("run/adapter"), "adapter");
+  EXPECT_EQ(kind_of("run/checkpoint-2"), "checkpoint");
+  EXPECT_EQ(kind_of("run"), "run");
+  EXPECT_NE(folder.run("inspect model").out.find("model.layers.1.mlp.up_proj.weight"),
+            std::string::npos);
+  std::string bytes = read_text(folder.path("run/checkpoint-2/adapter.safetensors"));
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 4);
+  testing::write_text(folder.path("run/checkpoint-2/adapter.safetensors"), bytes);
+  EXPECT_EQ(folder.run("inspect run/checkpoint-2").code, 65);
+}
+
+}  // namespace
+}  // namespace shardtune::launch
