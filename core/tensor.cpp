@@ -1,5 +1,7 @@
 #include "core/tensor.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -56,16 +58,26 @@ TensorView TensorView::rows(int64_t begin, int64_t end) const {
           Shape(std::span<const int64_t>(extents.data(), shape_.ndim()))};
 }
 
-struct BufferPool::State {
-  std::mutex mutex;
-  std::multimap<int64_t, void*> kept;
-  int64_t in_use = 0;
-  int64_t peak = 0;
-  int64_t kept_bytes = 0;
-};
-
 namespace {
 constexpr int64_t kAlignment = 64;
+
+// From this size on a buffer is pages of its own: given back, it leaves no hole in the heap.
+constexpr int64_t kOwnPages = 1 << 20;
+
+void* system_allocate(int64_t size) {
+  if (size < kOwnPages)
+    return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+  void* const pointer = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return pointer == MAP_FAILED ? nullptr : pointer;
+}
+
+void system_free(void* pointer, int64_t size) noexcept {
+  if (size < kOwnPages)
+    std::free(pointer);
+  else
+    munmap(pointer, static_cast<size_t>(size));
+}
 
 // Size classes an eighth apart, so that micro-batches of nearly equal length share buffers.
 int64_t size_class(int64_t num_bytes) {
@@ -77,6 +89,34 @@ int64_t size_class(int64_t num_bytes) {
   return round_up(num_bytes, step);
 }
 }  // namespace
+
+struct BufferPool::State {
+  std::mutex mutex;
+  std::multimap<int64_t, void*> kept;
+  int64_t in_use = 0;
+  int64_t peak = 0;
+  int64_t kept_bytes = 0;
+
+  void* take_kept(int64_t size) {
+    const auto found = kept.find(size);
+    if (found == kept.end())
+      return nullptr;
+    void* const pointer = found->second;
+    kept.erase(found);
+    kept_bytes -= size;
+    return pointer;
+  }
+
+  // Frees kept buffers, the largest first, until at most `bytes` are kept.
+  void shrink_to(int64_t bytes) {
+    while (kept_bytes > bytes && !kept.empty()) {
+      const auto largest = std::prev(kept.end());
+      kept_bytes -= largest->first;
+      system_free(largest->second, largest->first);
+      kept.erase(largest);
+    }
+  }
+};
 
 BufferPool::BufferPool() : state_(std::make_unique<State>()) {}
 
@@ -90,26 +130,20 @@ BufferPool& BufferPool::process() {
 
 void* BufferPool::allocate(int64_t num_bytes) {
   const int64_t size = size_class(num_bytes);
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->in_use += size;
-    state_->peak = std::max(state_->peak, state_->in_use);
-    const auto found = state_->kept.find(size);
-    if (found != state_->kept.end()) {
-      void* const pointer = found->second;
-      state_->kept.erase(found);
-      state_->kept_bytes -= size;
-      return pointer;
-    }
-  }
-  void* const pointer = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+  const std::lock_guard lock(state_->mutex);
+  const int64_t in_use = state_->in_use + size;
+  void* pointer = state_->take_kept(size);
   if (pointer == nullptr) {
-    const std::lock_guard lock(state_->mutex);
-    state_->in_use -= size;
+    state_->shrink_to(std::max(state_->peak - in_use, int64_t{0}));
+    pointer = system_allocate(size);
+  }
+  if (pointer == nullptr) {
     throw OutOfMemoryError("allocation of " + std::to_string(size) +
                            " bytes failed. Lower micro_batch_size or max_length, or set "
                            "training.gradient_checkpointing: true.");
   }
+  state_->in_use = in_use;
+  state_->peak = std::max(state_->peak, in_use);
   return pointer;
 }
 
@@ -121,16 +155,13 @@ void BufferPool::release(void* pointer, int64_t num_bytes) noexcept {
     state_->kept.emplace(size, pointer);
     state_->kept_bytes += size;
   } catch (const std::bad_alloc&) {
-    std::free(pointer);
+    system_free(pointer, size);
   }
 }
 
 void BufferPool::trim() noexcept {
   const std::lock_guard lock(state_->mutex);
-  for (const auto& [size, pointer] : state_->kept)
-    std::free(pointer);
-  state_->kept.clear();
-  state_->kept_bytes = 0;
+  state_->shrink_to(0);
 }
 
 int64_t BufferPool::bytes_in_use() const {

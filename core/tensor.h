@@ -87,8 +87,10 @@ class TensorView {
 };
 
 /// Keeps freed buffers by size and hands them out again. Thread safe. Buffers are 64-byte aligned,
-/// uninitialised. One pool per process lives behind BufferPool::process(): an allocator is the one
-/// resource that every Tensor must share, as malloc is.
+/// uninitialised. A request that no kept buffer of its size serves gives others back to the system
+/// first, where the total would pass the most ever in use: memory does not grow with the number of
+/// batch lengths met. One pool per process lives behind BufferPool::process(): an allocator is the
+/// one resource that every Tensor must share, as malloc is.
 class BufferPool {
  public:
   static BufferPool& process();

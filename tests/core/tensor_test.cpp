@@ -55,20 +55,22 @@ TEST(TensorView, ChecksTypesShapesAndRows) {
 
 TEST(BufferPool, ReusesFreedBuffersAndCounts) {
   BufferPool pool;
-  void* first = pool.allocate(10'000);
+  void* const first = pool.allocate(10'000);
   EXPECT_GE(pool.bytes_in_use(), 10'000);
   pool.release(first, 10'000);
   EXPECT_EQ(pool.bytes_in_use(), 0);
   EXPECT_GE(pool.bytes_kept(), 10'000);
   EXPECT_EQ(pool.allocate(10'000), first);
-  void* second = pool.allocate(10'000);
+  void* const second = pool.allocate(10'000);
   EXPECT_NE(second, first);
   EXPECT_GE(pool.peak_bytes_in_use(), 20'000);
   pool.release(first, 10'000);
   pool.release(second, 10'000);
   pool.trim();
   EXPECT_EQ(pool.bytes_kept(), 0);
-  EXPECT_NE(pool.allocate(0), nullptr);
+  void* const empty = pool.allocate(0);
+  EXPECT_NE(empty, nullptr);
+  pool.release(empty, 0);
 }
 
 TEST(BufferPool, AnImpossibleRequestIsATypedError) {
@@ -77,7 +79,38 @@ TEST(BufferPool, AnImpossibleRequestIsATypedError) {
 #else
   BufferPool pool;
   EXPECT_THROW(pool.allocate(int64_t{1} << 60), OutOfMemoryError);
+  EXPECT_EQ(pool.peak_bytes_in_use(), 0);
 #endif
+}
+
+TEST(BufferPool, HoldsNoMoreThanTheMostEverInUse) {
+  BufferPool pool;
+  const auto run_batch = [&](int64_t bytes) {
+    std::vector<void*> buffers;
+    for (int i = 0; i < 8; ++i)
+      buffers.push_back(pool.allocate(bytes));
+    for (void* const buffer : buffers)
+      pool.release(buffer, bytes);
+  };
+  run_batch(4 << 20);  // the longest: the probe
+  const int64_t most = pool.peak_bytes_in_use();
+  for (int64_t bytes = 4 << 20; bytes > 10'000; bytes -= 100'000) {
+    run_batch(bytes);
+    EXPECT_LE(pool.bytes_in_use() + pool.bytes_kept(), most) << bytes;
+  }
+  EXPECT_EQ(pool.peak_bytes_in_use(), most);
+}
+
+TEST(Tensor, MovesCarryTheWholeBufferBack) {
+  const int64_t before = BufferPool::process().bytes_in_use();
+  {
+    Tensor a({1000}, DType::kFloat32);
+    Tensor b({10}, DType::kFloat32);
+    b = std::move(a);
+    const Tensor c = std::move(b);
+    EXPECT_EQ(c.numel(), 1000);
+  }
+  EXPECT_EQ(BufferPool::process().bytes_in_use(), before);
 }
 
 }  // namespace
