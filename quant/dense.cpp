@@ -43,13 +43,6 @@ class DenseWeight final : public FrozenWeight {
   std::vector<ParameterId> components() const override { return {id_}; }
 
   void load(const RowSource& rows) override;
-  void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const override {
-    matmul_rows(x, 0, out_features(), y, accumulate);
-  }
-  void matmul_transposed(const TensorView& dy, const TensorView& dx,
-                         Accumulate accumulate) const override {
-    matmul_rows_transposed(dy, 0, out_features(), dx, accumulate);
-  }
   void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
                    Accumulate accumulate) const override;
   void matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,

@@ -43,10 +43,13 @@ class FrozenWeight {
   virtual void load(const RowSource& rows) = 0;
 
   /// y [T,out] (+)= x [T,in] W^T. Dtypes  x f32 | bf16 (the compute dtype); y f32 | bf16
-  virtual void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const = 0;
+  void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const {
+    matmul_rows(x, 0, out_features_, y, accumulate);
+  }
   /// dx [T,in] (+)= dy [T,out] W. Keeps no dense copy of the weight alive afterwards.
-  virtual void matmul_transposed(const TensorView& dy, const TensorView& dx,
-                                 Accumulate accumulate) const = 0;
+  void matmul_transposed(const TensorView& dy, const TensorView& dx, Accumulate accumulate) const {
+    matmul_rows_transposed(dy, 0, out_features_, dx, accumulate);
+  }
   /// Rows [begin, end) as x W[begin:end]^T, for heads cut into vocabulary chunks.
   virtual void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
                            Accumulate accumulate) const = 0;

@@ -4,16 +4,6 @@
 
 namespace shardtune::quant {
 
-void QuantizedWeight::matmul(const TensorView& x, const TensorView& y,
-                             Accumulate accumulate) const {
-  matmul_rows(x, 0, out_features(), y, accumulate);
-}
-
-void QuantizedWeight::matmul_transposed(const TensorView& dy, const TensorView& dx,
-                                        Accumulate accumulate) const {
-  matmul_rows_transposed(dy, 0, out_features(), dx, accumulate);
-}
-
 void QuantizedWeight::matmul_rows(const TensorView& x, int64_t begin, int64_t end,
                                   const TensorView& y, Accumulate accumulate) const {
   check_row_range(*this, begin, end);

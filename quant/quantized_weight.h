@@ -8,9 +8,6 @@ namespace shardtune::quant {
 
 class QuantizedWeight : public FrozenWeight {
  public:
-  void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const final;
-  void matmul_transposed(const TensorView& dy, const TensorView& dx,
-                         Accumulate accumulate) const final;
   void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
                    Accumulate accumulate) const final;
   void matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,

@@ -1,9 +1,12 @@
 // Golden files, corpora and the model file that tests of data/ read, and a folder to write in.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -69,6 +72,18 @@ inline std::unique_ptr<data::Tokenizer> small_tokenizer(const std::string& name,
                io::read_text_file(golden("tokenizer/small_" + name + ".json"), 1 << 24));
   folder.write("tokenizer_config.json", config);
   return data::load_tokenizer(folder.path());
+}
+
+/// The act throws an Expected whose message has every part.
+template <typename Expected>
+void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts) {
+  try {
+    act();
+    FAIL() << "accepted; expected an error with '" << parts.front() << "'";
+  } catch (const Expected& error) {
+    for (const std::string& part : parts)
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
 }
 
 }  // namespace shardtune::testing

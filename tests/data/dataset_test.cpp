@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
-
 #include "core/error.h"
 #include "core/parallel_for.h"
 #include "tests/data/data_files.h"
@@ -11,6 +9,7 @@
 namespace shardtune::data {
 namespace {
 
+using testing::expect_error;
 using testing::TempFolder;
 
 /// The small vocabulary with ChatML's marks among its special tokens.
@@ -44,17 +43,6 @@ std::vector<Record> read(const std::string& name, const std::string& text,
                          std::vector<std::pair<std::string, std::string>> columns = {}) {
   const TempFolder folder;
   return read_records({folder.write(name, text), format, std::move(columns)});
-}
-
-template <typename Expected>
-void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts) {
-  try {
-    act();
-    FAIL() << "accepted; expected an error with '" << parts.front() << "'";
-  } catch (const Expected& error) {
-    for (const std::string& part : parts)
-      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
 }
 
 TEST(DataFormats, ReadsEachFormatByItsKeys) {

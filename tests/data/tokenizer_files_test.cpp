@@ -1,8 +1,6 @@
 // Tokenizer files as they come: hostile, of other kinds, and with settings beside them.
 #include <gtest/gtest.h>
 
-#include <functional>
-
 #include "core/error.h"
 #include "core/rng.h"
 #include "data/tokenizer.h"
@@ -12,6 +10,7 @@ namespace shardtune::data {
 namespace {
 
 using io::Json;
+using testing::expect_error;
 using testing::golden;
 using testing::TempFolder;
 
@@ -29,17 +28,6 @@ std::unique_ptr<Tokenizer> load(const std::string& tokenizer_json) {
   const TempFolder folder;
   folder.write("tokenizer.json", tokenizer_json);
   return load_tokenizer(folder.path());
-}
-
-template <typename Expected>
-void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts) {
-  try {
-    act();
-    FAIL() << "accepted; expected an error with '" << parts.front() << "'";
-  } catch (const Expected& error) {
-    for (const std::string& part : parts)
-      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
 }
 
 template <typename Expected>
