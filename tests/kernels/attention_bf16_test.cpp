@@ -98,12 +98,6 @@ void emulated_backward_head(const bf16::HeadTask& task) {
 }
 constexpr bf16::TileFunctions kEmulated{&emulated_query_block, &emulated_backward_head};
 
-// A probability is rounded to bf16 before it multiplies, on top of what f32 tiles round; its rows
-// sum to 1, so a weighted sum moves by at most one roundoff of the largest value.
-double pair_error(const AttentionProblem& p, const AttentionCase& c) {
-  return probability_error(p, c) + kRoundoffBf16;
-}
-
 void check_forward(const AttentionCase& c, const bf16::TileFunctions& functions) {
   const AttentionProblem p(c, DType::kBFloat16), expected = p.in_float32(c);
   bf16::attention(p.forward, functions);

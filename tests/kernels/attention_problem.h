@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/gemm.h"
 #include "tests/kernels/kernel_test_util.h"
 
 namespace shardtune::kernels {
@@ -111,6 +112,19 @@ inline double probability_error(const AttentionProblem& p, const AttentionCase& 
   const double score = dim * largest(p.forward.q) * largest(p.forward.k) * p.forward.shape.scale;
   const double terms = static_cast<double>(c.offsets.back() + c.prefix);
   return 4 * u * (std::sqrt(dim + 4) * score / std::sqrt(dim) + std::sqrt(terms) + 16);
+}
+
+// The bf16 form that machines with bf16 instructions take rounds a probability to bf16 before it
+// multiplies; its rows sum to 1, so a weighted sum moves by at most one roundoff of the largest
+// value.
+inline double pair_error(const AttentionProblem& p, const AttentionCase& c) {
+  return probability_error(p, c) + kRoundoffBf16;
+}
+
+// Of what kernels::attention chooses on this machine.
+inline double chosen_form_error(const AttentionProblem& p, const AttentionCase& c) {
+  const bool pairs = p.forward.q.dtype() == DType::kBFloat16 && has_fast_bfloat16();
+  return pairs ? pair_error(p, c) : probability_error(p, c);
 }
 
 }  // namespace shardtune::kernels
