@@ -18,7 +18,7 @@ enum class ExitCode : int {
   kInternal = 71,      // our own bug, or a device failed
   kCannotWrite = 73,   // an output could not be written
   kCorruptBlock = 74,  // a block written by us came back different
-  kPreempted = 75,     // stopped by a signal after saving; run again to go on
+  kPreempted = 75,     // stopped by a signal; run again to go on
   kNonFinite = 76,     // NaN or infinity in loss, gradient or weight
   kOutOfMemory = 77,   // predicted not to fit
 };

@@ -23,7 +23,7 @@ struct TrainOptions {
   std::string resume_path;  // of kPath
   /// Program version, instruction set and library versions; all ranks must have the same.
   std::string identity;
-  /// Stop after the checks, the plan and the memory table: no weights loaded, nothing written.
+  /// Stop after the checks and the plan: no weights loaded, nothing written.
   bool dry_run = false;
   /// Catch USR1, TERM and INT while training. Off for ranks that are threads of a test.
   bool catch_signals = true;
