@@ -128,7 +128,8 @@ struct Reason {
 };
 
 constexpr std::string_view kNoBuckets = "gradients move tensor by tensor in a fixed order";
-constexpr std::string_view kNotTheStage = "it belongs to stage 3 (see docs/status.md)";
+constexpr std::string_view kUnitByUnit =
+    "units are gathered one ahead, into buffers of the largest";
 
 constexpr Reason kZeroReasons[] = {
     {"overlap_comm", "exchange is scheduled by the program"},
@@ -139,10 +140,10 @@ constexpr Reason kZeroReasons[] = {
     {"allgather_partitions", kNoBuckets},
     {"round_robin_gradients", kNoBuckets},
     {"sub_group_size", "the whole shard is stepped at once without offload"},
-    {"stage3_prefetch_bucket_size", kNotTheStage},
-    {"stage3_param_persistence_threshold", kNotTheStage},
-    {"stage3_max_live_parameters", kNotTheStage},
-    {"stage3_max_reuse_distance", kNotTheStage},
+    {"stage3_prefetch_bucket_size", kUnitByUnit},
+    {"stage3_param_persistence_threshold", kUnitByUnit},
+    {"stage3_max_live_parameters", kUnitByUnit},
+    {"stage3_max_reuse_distance", kUnitByUnit},
     {"stage3_gather_16bit_weights_on_model_save", "adapters are always saved whole in float32"},
 };
 

@@ -175,7 +175,6 @@ TEST(Config, DeepSpeedKeysWithoutEffectAreRefusedWithTheReason) {
 
 TEST(Config, FeaturesToComeAreRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"parallel.zero_optimization.stage=3", "stage 3"},
       {"parallel.device=cuda", "device cuda"},
       {"parallel.zero_optimization={offload_param: {device: nvme}}", "offload_param"},
       {"parallel.zero_optimization={offload_optimizer: {device: cpu}}", "offload_optimizer"},
