@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -128,11 +129,15 @@ void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
                 const TensorView& dhidden) {
   const int64_t num_chunks = input.head.num_chunks();
   std::vector<UnitLease> leases;
-  for (int64_t c = 0; c < num_chunks; ++c)
-    leases.push_back(lease_chunk(input.head, c));
+  // The first block leases chunks as it comes to them: the next one is fetched meanwhile.
+  const auto lease_up_to = [&](int64_t count) {
+    while (std::ssize(leases) < count)
+      leases.push_back(lease_chunk(input.head, std::ssize(leases)));
+  };
   input.for_each_block([&](RowBlock block) {
     std::vector<Tensor> logits;
     for (int64_t c = 0; c < num_chunks; ++c) {
+      lease_up_to(c + 1);
       logits.push_back(block.logits(c));
       block.merge(c, logits.back());
     }
@@ -143,6 +148,7 @@ void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
       block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale);
     block.scatter_gradient(dhidden);
   });
+  lease_up_to(num_chunks);  // also without a trained row: the walk does not depend on data
 }
 
 void walk_by_chunk(const HeadInput& input, std::vector<float>& losses, float scale,
