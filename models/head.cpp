@@ -246,16 +246,17 @@ Tensor head_logits(const VocabularyTable& head, const TensorView& hidden) {
   return logits;
 }
 
-void head_argmax(const VocabularyTable& head, const TensorView& hidden, std::span<int32_t> ids) {
+void head_argmax(const VocabularyTable& head, const TensorView& hidden, int64_t num_ids,
+                 std::span<int32_t> ids) {
   const int64_t n = hidden.dim(0);
-  SHARDTUNE_ASSERT(static_cast<int64_t>(ids.size()) == n);
+  SHARDTUNE_ASSERT(static_cast<int64_t>(ids.size()) == n && num_ids > 0);
   std::vector<float> best(static_cast<size_t>(n));
   std::vector<int32_t> winners(static_cast<size_t>(n));
-  for (int64_t c = 0; c < head.num_chunks(); ++c) {
+  for (int64_t c = 0; c < head.num_chunks() && head.chunk_begin(c) < num_ids; ++c) {
     const UnitLease lease = lease_chunk(head, c);
-    const int64_t width = head.chunk(c).out_features();
+    const int64_t width = std::min(head.chunk(c).out_features(), num_ids - head.chunk_begin(c));
     Tensor part(Shape{n, width}, DType::kFloat32);
-    head.chunk(c).matmul(hidden, part, Accumulate::kNo);
+    head.chunk(c).matmul_rows(hidden, 0, width, part, Accumulate::kNo);
     kernels::argmax_rows(part, winners);
     for (int64_t i = 0; i < n; ++i) {
       const float value = part.data<float>()[i * width + winners[i]];
