@@ -25,6 +25,11 @@ void BackgroundTask::start(std::function<void()> task) {
   condition_.notify_all();
 }
 
+bool BackgroundTask::running() {
+  const std::lock_guard lock(mutex_);
+  return static_cast<bool>(task_);
+}
+
 void BackgroundTask::wait() {
   std::unique_lock lock(mutex_);
   condition_.wait(lock, [this] { return !task_; });

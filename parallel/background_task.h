@@ -1,5 +1,5 @@
-// One thread that runs one task at a time beside its owner's work: a prefetch. It is no OpenMP
-// thread, so a task must not run parallel loops.
+// One thread that runs one task at a time beside its owner's work: a prefetch, the writing of a
+// checkpoint. It is no OpenMP thread, so a task must not run parallel loops.
 #pragma once
 
 #include <condition_variable>
@@ -20,6 +20,8 @@ class BackgroundTask {
 
   /// Starts the task; the one before must have been waited for.
   void start(std::function<void()> task);
+  /// Whether a task is under way.
+  bool running();
   /// Waits until nothing is under way; rethrows what the task threw, once.
   void wait();
 

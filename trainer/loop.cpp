@@ -4,8 +4,6 @@
 #include <cstdio>
 
 #include "core/log.h"
-#include "trainer/checkpoint.h"
-#include "trainer/collective.h"
 #include "trainer/evaluate.h"
 #include "trainer/memory.h"
 #include "trainer/progress.h"
@@ -29,7 +27,8 @@ Loop::Loop(Job& job, RunFolder& folder, const TrainOptions& options, int64_t fir
       folder_(folder),
       options_(options),
       first_step_(first_step),
-      saved_step_(first_step) {
+      saved_step_(first_step),
+      saver_(job.comm, folder, job.config.checkpoint.save_total_limit) {
   result_.steps = first_step;
   result_.total_steps = job.total_steps;
 }
@@ -66,8 +65,13 @@ void Loop::run(const std::function<int()>& signal) {
       progress.clear();
       save(done);
     }
+    if (const auto saved = saver_.poll()) {
+      progress.clear();
+      take_save(saved);
+    }
     stop_if_asked(done, signal);
   }
+  finish_save();
 }
 
 void Loop::evaluate() {
@@ -126,34 +130,27 @@ Checkpoint Loop::collect(int64_t step) {
 }
 
 void Loop::save(int64_t step) {
-  if (step == saved_step_)
+  if (step == saved_step_ || step == saver_.step_under_way())
     return;
+  finish_save();
   check_weights_finite(job_, step);
-  const fs::path& folder = folder_.path();
-  const Checkpoint checkpoint = collect(step);
-  try {
-    run_on_rank_zero(job_.comm, [&] {
-      folder_.sync_metrics();
-      return write_partial_checkpoint(folder, checkpoint).string();
-    });
-    // The vote: every rank lives and stands at the same step.
-    if (job_.comm.all_reduce_min(step) != job_.comm.all_reduce_max(step))
-      throw RankMismatchError("checkpoint: ranks stand at different steps.");
-    run_on_rank_zero(job_.comm, [&] {
-      const std::string path = commit_checkpoint(folder, step).string();
-      rotate_checkpoints(folder, step, job_.config.checkpoint.save_total_limit);
-      return path;
-    });
-  } catch (const Error& error) {
-    if (error.exit_code() != ExitCode::kCannotWrite)
-      throw;
+  saver_.start(step, collect(step));
+}
+
+void Loop::finish_save() { take_save(saver_.finish()); }
+
+void Loop::take_save(const std::optional<SaveResult>& result) {
+  if (!result)
+    return;
+  if (!result->write_error.empty()) {
     result_.exit_code = ExitCode::kCannotWrite;
-    log_warning("checkpoint of step " + std::to_string(step) + " was not saved: " + error.what() +
+    log_warning("checkpoint of step " + std::to_string(result->step) +
+                " was not saved: " + result->write_error +
                 " Training goes on with the previous one; the run will end with code 73.");
     return;
   }
-  saved_step_ = step;
-  log_info("saved " + (folder / ("checkpoint-" + std::to_string(step))).string());
+  saved_step_ = result->step;
+  log_info("saved " + (folder_.path() / ("checkpoint-" + std::to_string(result->step))).string());
 }
 
 void Loop::stop_if_asked(int64_t step, const std::function<int()>& signal) {
@@ -162,6 +159,7 @@ void Loop::stop_if_asked(int64_t step, const std::function<int()>& signal) {
     return;
   log_info("signal " + std::to_string(received) + ": saving after step " + std::to_string(step));
   save(step);
+  finish_save();
   if (saved_step_ != step && step > 0)
     throw WriteError("stopped by signal " + std::to_string(received) + " after step " +
                      std::to_string(step) + ", but the checkpoint could not be written.");

@@ -5,7 +5,7 @@
 #include <functional>
 #include <string>
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint_saver.h"
 #include "trainer/job.h"
 #include "trainer/run_folder.h"
 #include "trainer/step.h"
@@ -25,13 +25,16 @@ class Loop {
   TrainResult& result() { return result_; }
   /// Evaluates when there is an evaluation set; the last result counts. Collective.
   void evaluate();
-  /// Saves the state after `step` steps. A failure to write is a warning. Collective.
+  /// Starts to save the state after `step` steps; training may go on. Collective.
   void save(int64_t step);
+  /// Waits for a save under way. A failure to write is a warning. Collective.
+  void finish_save();
 
  private:
   void log(int64_t step, const StepResult& result, double seconds, bool evaluated);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);
+  void take_save(const std::optional<SaveResult>& result);
   Checkpoint collect(int64_t step);
 
   Job& job_;
@@ -39,6 +42,7 @@ class Loop {
   const TrainOptions& options_;
   int64_t first_step_;
   int64_t saved_step_;  // newest step that a resume would find
+  CheckpointSaver saver_;
   TrainResult result_;
 };
 
