@@ -85,8 +85,9 @@ TEST(GemmOnto, EqualsTheReferenceOnOddShapesAndAllDtypes) {
 }
 
 // What a bf16 base loses when it is rounded before a small update is added. The rounding errors e
-// are at most 2^-8 (values mostly below 2) and do not know the update d: the sum of (out - y) d over that
-// of d^2 is 1 with a deviation of |e| / (|d| sqrt(n)) < 0.03; rounded twice it comes out near 0.
+// are at most 2^-8 (values mostly below 2) and do not know the update d: the sum of (out - y) d
+// over that of d^2 is 1 with a deviation of |e| / (|d| sqrt(n)) < 0.03; rounded twice it comes out
+// near 0.
 TEST(GemmOnto, KeepsASecondTermBelowTheStepOfTheFirst) {
   constexpr int64_t kRows = 128, kColumns = 512, kRank = 8;
   const Tensor y = random_tensor({kRows, kColumns}, DType::kFloat32, 1);
