@@ -229,6 +229,7 @@ void ShardedParameterStore::publish(ParameterId id, std::span<const std::byte> b
 
 UnitLease ShardedParameterStore::acquire(UnitId unit, Pass pass) {
   ++state_->unit(unit).num_leases;
+  comm_.note_unit(static_cast<int64_t>(unit));
   return UnitLease(*this, unit);
 }
 

@@ -43,6 +43,7 @@ LossResult evaluate_loss(models::Model& model, const data::Dataset& dataset,
     samples_done += static_cast<int64_t>(plan[m].samples.size());
     if (m % comm.world_size() != comm.rank())
       continue;
+    comm.note_progress({});
     const TokenBatch batch = data::collate(dataset.samples, plan[m]);
     models::ForwardOptions forward;
     forward.context.batch = &batch;
