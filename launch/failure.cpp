@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +22,12 @@ int integer_of(const char* variable, int otherwise) {
   int number = otherwise;
   std::from_chars(text, text + std::strlen(text), number);
   return number;
+}
+
+void print_error(const std::string& tag, const std::string& message) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "shardtune: error: %s%s\n", tag.c_str(), message.c_str());
+  std::fflush(stderr);
 }
 
 }  // namespace
@@ -62,10 +69,15 @@ void report(const Failure& failure, const RankInfo& ranks) {
   if (ranks.world_size > 1)
     tag = "[rank " + std::to_string(ranks.rank) + "/" + std::to_string(ranks.world_size) + "] ";
   const bool has_tag = failure.message.starts_with("[rank ");
-  std::fflush(stdout);
-  std::fprintf(stderr, "shardtune: error: %s%s\n", has_tag ? "" : tag.c_str(),
-               failure.message.c_str());
-  std::fflush(stderr);
+  print_error(has_tag ? "" : tag, failure.message);
+}
+
+void report_lost_peer(const std::string& message, const RankInfo& ranks) noexcept {
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1})
+    std::signal(number, SIG_IGN);
+  print_error("", message);
+  leave_status(ranks, static_cast<int>(ExitCode::kPeerLost));
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
 }
 
 void leave_status(const RankInfo& ranks, int code) noexcept {

@@ -29,6 +29,11 @@ Failure current_failure();
 /// that all ranks find is then told once, since rank 0 ends the job meanwhile.
 void report(const Failure& failure, const RankInfo& ranks);
 
+/// Another rank is lost, as every rank that is left finds by itself: prints the message at once and
+/// leaves the status line. Signals that the launcher sends now change nothing. Returns when the
+/// other ranks have had the time to print theirs; the process is to end then, with code 70.
+void report_lost_peer(const std::string& message, const RankInfo& ranks) noexcept;
+
 /// Appends "<rank> <code>" to the file named by SHARDTUNE_STATUS_FILE, if set.
 void leave_status(const RankInfo& ranks, int code) noexcept;
 

@@ -75,17 +75,25 @@ int train_on(parallel::Communicator& comm, const TrainArguments& arguments,
 /// failure: every rank leaves by itself.
 int train_or_abort(parallel::Communicator& comm, const TrainArguments& arguments,
                    const CommandLine& line) {
+  const RankInfo ranks = rank_from_environment();
+  comm.on_lost_peer([ranks](const std::string& message) {
+    report_lost_peer(message, ranks);
+    std::_Exit(static_cast<int>(ExitCode::kPeerLost));
+  });
   try {
     return train_on(comm, arguments, line);
   } catch (const PreemptedError& error) {
     if (comm.rank() == 0)
       log_warning(error.what());
     return static_cast<int>(error.exit_code());
+  } catch (const parallel::LostPeerError& error) {
+    report_lost_peer(error.what(), ranks);
+    comm.abort(static_cast<int>(ExitCode::kPeerLost));
+    std::_Exit(static_cast<int>(ExitCode::kPeerLost));
   } catch (...) {
     if (comm.world_size() == 1)
       throw;
     const Failure failure = current_failure();
-    const RankInfo ranks = rank_from_environment();
     report(failure, ranks);
     leave_status(ranks, static_cast<int>(failure.code));
     comm.abort(static_cast<int>(failure.code));

@@ -25,9 +25,9 @@ void BackgroundTask::start(std::function<void()> task) {
   condition_.notify_all();
 }
 
-bool BackgroundTask::running() {
-  const std::lock_guard lock(mutex_);
-  return static_cast<bool>(task_);
+bool BackgroundTask::running(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  return !condition_.wait_for(lock, timeout, [this] { return !task_; });
 }
 
 void BackgroundTask::wait() {

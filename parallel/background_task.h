@@ -2,6 +2,7 @@
 // checkpoint. It is no OpenMP thread, so a task must not run parallel loops.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <functional>
@@ -20,8 +21,8 @@ class BackgroundTask {
 
   /// Starts the task; the one before must have been waited for.
   void start(std::function<void()> task);
-  /// Whether a task is under way.
-  bool running();
+  /// Whether a task is under way; waits up to `timeout` for its end.
+  bool running(std::chrono::milliseconds timeout = std::chrono::milliseconds(0));
   /// Waits until nothing is under way; rethrows what the task threw, once.
   void wait();
 

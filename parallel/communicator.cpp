@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 
 #include "core/checked.h"
 #include "core/rng.h"
@@ -47,13 +46,15 @@ std::string call_text(const CallHeader& call) {
 // Digest of the messages of one rank; addition makes it independent of the order of peers, the
 // index per pair keeps the order within a pair.
 template <typename Message, typename Pair>
-uint64_t digest_of(std::span<const Message> messages, const Pair& pair) {
-  std::map<int, uint64_t> index;
+uint64_t digest_of(std::span<const Message> messages, std::vector<uint64_t>& index,
+                   const Pair& pair) {
+  std::ranges::fill(index, 0);
   uint64_t digest = 0;
   for (const Message& message : messages) {
     const auto [from, to] = pair(message.peer);
-    digest += mix_key(0x5348415244u, {static_cast<uint64_t>(from), static_cast<uint64_t>(to),
-                                      message.bytes.size(), index[message.peer]++});
+    digest +=
+        mix_key(0x5348415244u, {static_cast<uint64_t>(from), static_cast<uint64_t>(to),
+                                message.bytes.size(), index[static_cast<size_t>(message.peer)]++});
   }
   return digest;
 }
@@ -81,7 +82,11 @@ std::string_view name_of(CallKind kind) {
   return "unknown call";
 }
 
-Communicator::Communicator(int rank, int world_size) : rank_(rank), world_size_(world_size) {
+Communicator::Communicator(int rank, int world_size)
+    : rank_(rank),
+      world_size_(world_size),
+      calls_(static_cast<size_t>(std::max(world_size, 1))),
+      index_(calls_.size()) {
   SHARDTUNE_ASSERT(world_size >= 1 && rank >= 0 && rank < world_size);
 }
 
@@ -93,38 +98,44 @@ void Communicator::set_host(std::string host_name, int local_rank, int local_siz
   local_size_ = local_size;
 }
 
-void Communicator::begin_call(CallHeader call) {
+Communicator::Running Communicator::begin_call(CallHeader call) {
   call.sequence = num_calls_;
   call.config_word = config_word_;
   current_ = call;
   ring_[num_calls_ % kRingSize] = call;
   ++num_calls_;
+  on_call_begun(current_);
+  return Running(*this);
 }
 
-std::vector<CallHeader> Communicator::agree() {
-  std::vector<CallHeader> calls(static_cast<size_t>(world_size_));
-  do_all_gather(std::as_bytes(std::span(&current_, 1)), std::as_writable_bytes(std::span(calls)));
-  for (int other = 1; other < world_size_; ++other) {
-    if (same_call(calls[0], calls[other]))
+void Communicator::do_agree(const CallHeader& mine, const CarriedPayload& payload,
+                            std::span<CallHeader> all) {
+  do_all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(all));
+}
+
+void Communicator::agree(const CarriedPayload& payload) {
+  do_agree(current_, payload, calls_);
+  for (size_t other = 1; other < calls_.size(); ++other) {
+    if (same_call(calls_[0], calls_[other]))
       continue;
     throw RankMismatchError(fmt::format(
         "[rank {}/{}] ranks make different calls: rank 0 {}, rank {} {}; expected the same call on "
         "all ranks. Start every rank with the same program, configuration and files. Last calls "
         "of rank {}:\n{}",
-        rank_, world_size_, call_text(calls[0]), other, call_text(calls[other]), rank_,
+        rank_, world_size_, call_text(calls_[0]), other, call_text(calls_[other]), rank_,
         recent_calls()));
   }
-  return calls;
 }
 
 void Communicator::agree_on_messages(std::span<const Send> sends,
                                      std::span<const Receive> receives) {
   const auto to_peer = [this](int peer) { return std::pair(rank_, peer); };
   const auto from_peer = [this](int peer) { return std::pair(peer, rank_); };
-  current_.sent_digest = digest_of(sends, to_peer);
-  current_.received_digest = digest_of(receives, from_peer);
+  current_.sent_digest = digest_of(sends, index_, to_peer);
+  current_.received_digest = digest_of(receives, index_, from_peer);
+  agree({.mine = {}, .num_bytes = 0, .sends = sends});
   uint64_t difference = 0;
-  for (const CallHeader& call : agree())
+  for (const CallHeader& call : calls_)
     difference += call.sent_digest - call.received_digest;
   if (difference != 0)
     throw_message_mismatch(sends, receives);
@@ -150,6 +161,7 @@ void Communicator::throw_message_mismatch(std::span<const Send> sends,
     ++mine[receive.peer].received_messages;
   }
   std::vector<Traffic> all(n * n);
+  agree({std::as_bytes(std::span(mine)), n * sizeof(Traffic), {}});
   do_all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
   std::string details = "messages of other sizes in the same total";
   for (size_t pair = 0; pair < n * n; ++pair) {
@@ -178,33 +190,32 @@ void Communicator::check_peer(int peer) const {
 }
 
 void Communicator::barrier() {
-  begin_call({.kind = static_cast<uint32_t>(CallKind::kBarrier)});
+  const Running running = begin_call({.kind = static_cast<uint32_t>(CallKind::kBarrier)});
   if (world_size_ == 1)
     return;
   agree();
-  do_barrier();
 }
 
 void Communicator::broadcast(std::span<std::byte> bytes, int root, DType dtype, uint64_t tag) {
-  begin_call({.bytes = bytes.size(),
-              .tag = tag,
-              .kind = static_cast<uint32_t>(CallKind::kBroadcast),
-              .dtype = static_cast<uint32_t>(dtype),
-              .root = root});
+  const Running running = begin_call({.bytes = bytes.size(),
+                                      .tag = tag,
+                                      .kind = static_cast<uint32_t>(CallKind::kBroadcast),
+                                      .dtype = static_cast<uint32_t>(dtype),
+                                      .root = root});
   check_peer(root);
   if (world_size_ == 1)
     return;
-  agree();
+  agree({rank_ == root ? bytes : std::span<std::byte>(), bytes.size(), {}});
   if (!bytes.empty())
     do_broadcast(bytes, root);
 }
 
 void Communicator::all_gather(std::span<const std::byte> sent, std::span<std::byte> received,
                               DType dtype, uint64_t tag) {
-  begin_call({.bytes = sent.size(),
-              .tag = tag,
-              .kind = static_cast<uint32_t>(CallKind::kAllGather),
-              .dtype = static_cast<uint32_t>(dtype)});
+  const Running running = begin_call({.bytes = sent.size(),
+                                      .tag = tag,
+                                      .kind = static_cast<uint32_t>(CallKind::kAllGather),
+                                      .dtype = static_cast<uint32_t>(dtype)});
   if (received.size() != sent.size() * static_cast<size_t>(world_size_))
     throw ArgumentError(fmt::format("{}: expected room for {} x {} bytes, found {}", current_call(),
                                     world_size_, sent.size(), received.size()));
@@ -212,18 +223,18 @@ void Communicator::all_gather(std::span<const std::byte> sent, std::span<std::by
     std::copy(sent.begin(), sent.end(), received.begin());
     return;
   }
-  agree();
+  agree({sent, sent.size(), {}});
   if (!sent.empty())
     do_all_gather(sent, received);
 }
 
 void Communicator::exchange(std::span<const Send> sends, std::span<const Receive> receives,
                             DType dtype, uint64_t tag) {
-  begin_call({.tag = tag,
-              .kind = static_cast<uint32_t>(CallKind::kExchange),
-              .dtype = static_cast<uint32_t>(dtype)});
-  std::vector<Send> outgoing;
-  std::vector<Receive> incoming;
+  const Running running = begin_call({.tag = tag,
+                                      .kind = static_cast<uint32_t>(CallKind::kExchange),
+                                      .dtype = static_cast<uint32_t>(dtype)});
+  outgoing_.clear();
+  incoming_.clear();
   std::vector<std::span<const std::byte>> from_self;
   std::vector<std::span<std::byte>> to_self;
   for (const Send& send : sends) {
@@ -231,22 +242,22 @@ void Communicator::exchange(std::span<const Send> sends, std::span<const Receive
     if (send.peer == rank_)
       from_self.push_back(send.bytes);
     else
-      outgoing.push_back(send);
+      outgoing_.push_back(send);
   }
   for (const Receive& receive : receives) {
     check_peer(receive.peer);
     if (receive.peer == rank_)
       to_self.push_back(receive.bytes);
     else
-      incoming.push_back(receive);
+      incoming_.push_back(receive);
   }
   if (!std::ranges::equal(
           from_self, to_self, {}, [](auto span) { return span.size(); },
           [](auto span) { return span.size(); }))
     throw ArgumentError(current_call() + ": messages of a rank to itself differ in number or size");
   if (world_size_ > 1) {
-    agree_on_messages(outgoing, incoming);
-    do_exchange(outgoing, incoming);
+    agree_on_messages(outgoing_, incoming_);
+    do_exchange(outgoing_, incoming_);
   }
   for (size_t i = 0; i < from_self.size(); ++i)
     std::copy(from_self[i].begin(), from_self[i].end(), to_self[i].begin());

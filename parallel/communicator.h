@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,6 +50,32 @@ struct CallHeader {
   uint64_t received_digest = 0;
 };
 
+/// Another rank died, stopped or hangs. Every rank that is left gets one, naming that rank.
+class LostPeerError : public CommError {
+ public:
+  using CommError::CommError;
+};
+
+/// What a call will move, for transports that carry some of it along with the header.
+struct CarriedPayload {
+  std::span<const std::byte> mine;  // empty: this rank gives nothing (not the root)
+  size_t num_bytes = 0;             // of each rank that gives; 0: nothing to carry
+  std::span<const Send> sends;      // of an exchange
+};
+
+/// Where a rank stands, as its heartbeats tell it.
+struct Progress {
+  int64_t step = -1;  // as users count them, from 1; -1: outside of steps (start-up, evaluation)
+  int64_t micro_step = -1;
+};
+
+/// How long a rank may be silent, or stand still, before the others end the job.
+struct Deadlines {
+  double heartbeat_seconds = 10.0;       // silent for twice this: lost
+  double step_timeout_seconds = 0.0;     // no progress inside a step; 0: max(30, 10 x median step)
+  double setup_timeout_seconds = 300.0;  // no progress outside of steps, or in the first one
+};
+
 class Communicator {
  public:
   virtual ~Communicator();
@@ -61,9 +88,10 @@ class Communicator {
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
   const std::string& host_name() const { return host_name_; }
-  /// "single", "threads" or "mpi".
+  /// "single", "threads", "threads+shm", "mpi" or "mpi+shm" (ranks of a host share memory).
   virtual std::string_view backend() const = 0;
 
+  /// No rank leaves before all have come.
   void barrier();
   /// Copies root's bytes into every rank's; all spans have the same length. `tag` here and below:
   /// any word that must be equal on all ranks, e.g. a digest of the name of what is sent.
@@ -104,6 +132,15 @@ class Communicator {
   /// launch/ only, after the error was printed.
   virtual void abort(int exit_code) noexcept = 0;
 
+  /// Watching the other ranks (parallel/heartbeat.h); nothing to do where there are none. Any
+  /// thread may tell progress; `unit` is the parameter unit in use.
+  virtual void note_progress(const Progress& progress) {}
+  virtual void note_unit(int64_t unit) {}
+  virtual void set_deadlines(const Deadlines& deadlines) {}
+  /// `report` runs on a thread of its own when another rank is lost and this one does not find out
+  /// by itself, because it computes or is stuck in the transport. It must end the process.
+  virtual void on_lost_peer(std::function<void(const std::string& message)> report) {}
+
   /// The last calls of this rank, oldest first, one a line (at most 64).
   std::string recent_calls() const;
 
@@ -112,7 +149,11 @@ class Communicator {
   void set_host(std::string host_name, int local_rank, int local_size);
 
   // The transport. Sizes are checked and agreed before these run; world_size > 1.
-  virtual void do_barrier() = 0;
+  /// Shows this rank's header to all: all[r] is rank r's. No rank leaves before all have come. The
+  /// transport may carry the payload along for the operation that follows; when the ranks do not
+  /// agree, no exchange follows any more.
+  virtual void do_agree(const CallHeader& mine, const CarriedPayload& payload,
+                        std::span<CallHeader> all);
   virtual void do_broadcast(std::span<std::byte> bytes, int root) = 0;
   virtual void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) = 0;
   /// Messages to other ranks only.
@@ -122,13 +163,28 @@ class Communicator {
   /// for messages of the transport.
   std::string current_call() const;
 
+  /// Around every public operation, for those who watch.
+  virtual void on_call_begun(const CallHeader& call) {}
+  virtual void on_call_ended() {}
+
  private:
   static constexpr size_t kRingSize = 64;
 
+  /// The time of one call.
+  class Running {
+   public:
+    explicit Running(Communicator& comm) : comm_(comm) {}
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+    ~Running() { comm_.on_call_ended(); }
+
+   private:
+    Communicator& comm_;
+  };
   /// Numbers and remembers a call, fills in what every call carries.
-  void begin_call(CallHeader call);
-  /// Compares the running call over ranks; the headers of all ranks come back.
-  std::vector<CallHeader> agree();
+  [[nodiscard]] Running begin_call(CallHeader call);
+  /// Compares the running call over ranks; calls_ holds the headers of all ranks then.
+  void agree(const CarriedPayload& payload = {});
   void agree_on_messages(std::span<const Send> sends, std::span<const Receive> receives);
   [[noreturn]] void throw_message_mismatch(std::span<const Send> sends,
                                            std::span<const Receive> receives);
@@ -142,13 +198,29 @@ class Communicator {
   uint64_t config_word_ = 0;
   uint64_t num_calls_ = 0;
   CallHeader current_;
+  std::vector<CallHeader> calls_;  // of all ranks, from the last agree()
+  std::vector<Send> outgoing_;     // of the exchange that runs, without what stays here
+  std::vector<Receive> incoming_;
+  std::vector<uint64_t> index_;  // [peer], scratch of digests
   std::array<CallHeader, kRingSize> ring_{};
 };
 
 /// A group of one: every operation is a correct copy or nothing.
 std::unique_ptr<Communicator> make_single_communicator();
+struct MpiOptions {
+  /// Taken from SHARDTUNE_TRANSPORT: auto | shm | mpi; "" or unset is auto. `shm`: an error instead
+  /// of MPI when ranks of a host cannot share memory; `mpi`: MPI for everything.
+  std::string transport = transport_from_environment();
+  /// For tests: ranks are taken as spread over so many hosts in turn; 0 = as they are.
+  int num_pretended_hosts = 0;
+
+  static std::string transport_from_environment();
+};
 /// MPI_COMM_WORLD. Initialises MPI (serialized) and finalises it when destroyed; once per process.
-std::unique_ptr<Communicator> make_mpi_communicator();
+/// Ranks of one host exchange through shared memory (parallel/shared_memory_transport.h), all watch
+/// each other (parallel/heartbeat.h).
+/// Errors  ConfigError: transport is no known word; CommError: it cannot be had
+std::unique_ptr<Communicator> make_mpi_communicator(const MpiOptions& options = {});
 /// True when mpirun or another PMI launcher started this process.
 bool started_by_mpi();
 /// MPI when started by it, else single (which never touches MPI).

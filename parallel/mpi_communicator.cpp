@@ -1,18 +1,21 @@
-// Ranks as MPI processes. Every operation is posted non-blocking and finished by complete(), the
-// one place that waits: deadlines belong there. Counts of MPI are int, so long messages travel in
-// pieces of at most 1 GiB.
+// Ranks as MPI processes. Ranks of one host exchange through shared memory; MPI carries the
+// start-up and what goes between hosts, where one rank of each host, its leader, sends what is for
+// all of a host. Every MPI operation is posted non-blocking and finished by complete(), the one
+// place that waits for MPI. Counts of MPI are int, so long messages travel in pieces of at most
+// 1 GiB.
 #include <fmt/format.h>
-// The C++ bindings of OpenMPI are deprecated and do not compile without warnings.
-#define OMPI_SKIP_MPICXX 1
-#include <mpi.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <exception>
+#include <optional>
 #include <thread>
 
+#include "core/log.h"
 #include "parallel/communicator.h"
+#include "parallel/mpi_hosts.h"
 
 namespace shardtune::parallel {
 
@@ -24,14 +27,6 @@ template <typename Body>
 void for_each_piece(size_t num_bytes, const Body& body) {
   for (size_t begin = 0; begin < num_bytes; begin += kPieceBytes)
     body(begin, static_cast<int>(std::min(kPieceBytes, num_bytes - begin)));
-}
-
-std::string error_text(int code) {
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS)
-    return fmt::format("error {}", code);
-  return std::string(text, static_cast<size_t>(length));
 }
 
 int rank_of_world() {
@@ -46,101 +41,277 @@ int size_of_world() {
   return size;
 }
 
+enum class Transport { kAuto, kShm, kMpi };
+
+Transport parse_transport(const std::string& text) {
+  if (text.empty() || text == "auto")
+    return Transport::kAuto;
+  if (text == "shm")
+    return Transport::kShm;
+  if (text == "mpi")
+    return Transport::kMpi;
+  throw ConfigError(fmt::format(
+      "SHARDTUNE_TRANSPORT: expected auto, shm or mpi, found '{}'. Unset it or write auto.", text));
+}
+
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator() : Communicator(rank_of_world(), size_of_world()) {
+  explicit MpiCommunicator(const MpiOptions& options)
+      : Communicator(rank_of_world(), size_of_world()) {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm host = MPI_COMM_NULL;
-    check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &host));
-    int local_rank = 0;
-    int local_size = 1;
-    MPI_Comm_rank(host, &local_rank);
-    MPI_Comm_size(host, &local_size);
-    MPI_Comm_free(&host);
-    char name[MPI_MAX_PROCESSOR_NAME] = {};
-    int length = 0;
-    check(MPI_Get_processor_name(name, &length));
-    set_host(std::string(name, static_cast<size_t>(length)), local_rank, local_size);
+    hosts_ = find_hosts(options.num_pretended_hosts);
+    set_host(hosts_.host_name, hosts_.local_rank, hosts_.local_size());
+    if (world_size() == 1)
+      return;
+    set_up_transport(parse_transport(options.transport));
+    heartbeat_.emplace(rank(), all_host_names(hosts_), connect_heartbeats(hosts_));
   }
 
   ~MpiCommunicator() override {
     // MPI_Finalize waits for all ranks: after a failure they would wait for ever. Without it the
     // launcher sees an improper exit and ends the others.
-    if (!failed_ && std::uncaught_exceptions() == 0)
-      MPI_Finalize();
+    if (failed_ || std::uncaught_exceptions() > 0) {
+      if (heartbeat_)
+        heartbeat_->leave_failed();
+      return;
+    }
+    heartbeat_.reset();
+    free_groups(hosts_);
+    MPI_Finalize();
   }
 
-  std::string_view backend() const override { return "mpi"; }
-  void abort(int exit_code) noexcept override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
+  std::string_view backend() const override { return shared_ ? "mpi+shm" : "mpi"; }
+  void abort(int exit_code) noexcept override {
+    if (heartbeat_) {
+      heartbeat_->announce_ending(exit_code);
+      // The others are to read it before the connections close.
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+  }
+
+  void note_progress(const Progress& progress) override {
+    if (heartbeat_)
+      heartbeat_->note_progress(progress);
+  }
+  void note_unit(int64_t unit) override {
+    if (heartbeat_)
+      heartbeat_->note_unit(unit);
+  }
+  void set_deadlines(const Deadlines& deadlines) override {
+    if (heartbeat_)
+      heartbeat_->set_deadlines(deadlines);
+  }
+  void on_lost_peer(std::function<void(const std::string&)> report) override {
+    if (heartbeat_)
+      heartbeat_->on_lost(std::move(report));
+  }
 
  protected:
-  void do_barrier() override {
-    MPI_Request request = MPI_REQUEST_NULL;
-    check(MPI_Ibarrier(MPI_COMM_WORLD, &request));
-    complete({&request, 1});
+  void on_call_begun(const CallHeader& call) override {
+    if (heartbeat_)
+      heartbeat_->note_call_begun(call);
+  }
+  void on_call_ended() override {
+    if (heartbeat_)
+      heartbeat_->note_call_ended();
+  }
+
+  void do_agree(const CallHeader& mine, const CarriedPayload& payload,
+                std::span<CallHeader> all) override {
+    if (shared_ && hosts_.one_host())
+      shared_->meet(mine, payload, all);
+    else
+      Communicator::do_agree(mine, payload, all);
   }
 
   void do_broadcast(std::span<std::byte> bytes, int root) override {
-    for_each_piece(bytes.size(), [&](size_t begin, int count) {
-      MPI_Request request = MPI_REQUEST_NULL;
-      check(MPI_Ibcast(bytes.data() + begin, count, MPI_BYTE, root, MPI_COMM_WORLD, &request));
-      complete({&request, 1});
-    });
+    if (!shared_) {
+      mpi_broadcast(bytes, root, MPI_COMM_WORLD);
+      return;
+    }
+    const int root_host = hosts_.host_of[static_cast<size_t>(root)];
+    const bool is_root_host = root_host == own_host();
+    if (is_root_host)
+      shared_->broadcast(bytes, hosts_.local_rank_of[static_cast<size_t>(root)]);
+    if (hosts_.one_host())
+      return;
+    if (local_rank() == 0)
+      mpi_broadcast(bytes, root_host, hosts_.leaders_group);
+    if (!is_root_host)
+      shared_->broadcast(bytes, 0);
   }
 
   void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) override {
-    if (received.size() <= kPieceBytes) {
-      const int count = static_cast<int>(sent.size());
-      MPI_Request request = MPI_REQUEST_NULL;
-      check(MPI_Iallgather(sent.data(), count, MPI_BYTE, received.data(), count, MPI_BYTE,
-                           MPI_COMM_WORLD, &request));
-      complete({&request, 1});
+    if (!shared_) {
+      mpi_all_gather(sent, received);
       return;
     }
-    std::copy(sent.begin(), sent.end(),
-              received.begin() + static_cast<std::ptrdiff_t>(sent.size()) * rank());
-    for (int root = 0; root < world_size(); ++root)
-      do_broadcast(received.subspan(static_cast<size_t>(root) * sent.size(), sent.size()), root);
+    for (size_t r = 0; r < blocks_.size(); ++r)
+      blocks_[r] = received.data() + static_cast<size_t>(hosts_.locals[r]) * sent.size();
+    shared_->all_gather(sent, blocks_);
+    if (hosts_.one_host())
+      return;
+    if (local_rank() == 0)
+      gather_between_hosts(received, sent.size());
+    for (int r = 0; r < world_size(); ++r) {
+      if (hosts_.host_of[static_cast<size_t>(r)] != own_host())
+        shared_->broadcast(received.subspan(static_cast<size_t>(r) * sent.size(), sent.size()), 0);
+    }
   }
 
   void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) override {
-    std::vector<MPI_Request> requests;
+    requests_.clear();
+    local_sends_.clear();
+    local_receives_.clear();
     for (const Receive& receive : receives) {
-      for_each_piece(receive.bytes.size(), [&](size_t begin, int count) {
-        check(MPI_Irecv(receive.bytes.data() + begin, count, MPI_BYTE, receive.peer, kTag,
-                        MPI_COMM_WORLD, &requests.emplace_back(MPI_REQUEST_NULL)));
-      });
+      if (is_local(receive.peer))
+        local_receives_.push_back(
+            {hosts_.local_rank_of[static_cast<size_t>(receive.peer)], receive.bytes});
+      else
+        post_receive(receive.bytes, receive.peer);
     }
     for (const Send& send : sends) {
-      for_each_piece(send.bytes.size(), [&](size_t begin, int count) {
-        check(MPI_Isend(send.bytes.data() + begin, count, MPI_BYTE, send.peer, kTag, MPI_COMM_WORLD,
-                        &requests.emplace_back(MPI_REQUEST_NULL)));
-      });
+      if (is_local(send.peer))
+        local_sends_.push_back({hosts_.local_rank_of[static_cast<size_t>(send.peer)], send.bytes});
+      else
+        post_send(send.bytes, send.peer);
     }
-    complete(requests);
+    if (shared_)
+      shared_->exchange(local_sends_, local_receives_);
+    complete();
   }
 
  private:
+  int own_host() const { return hosts_.host_of[static_cast<size_t>(rank())]; }
+  bool is_local(int peer) const {
+    return shared_ && hosts_.host_of[static_cast<size_t>(peer)] == own_host();
+  }
+
+  // ---- shared memory of a host
+
+  // All ranks get shared memory on their hosts, or none does, with the first reason told.
+  void set_up_transport(Transport wanted) {
+    check_same_transport(wanted);
+    if (wanted == Transport::kMpi)
+      return;
+    HostMemory shared = share_memory(hosts_);
+    if (shared.problem.empty()) {
+      memory_.emplace(std::move(*shared.memory));
+      shared_.emplace(memory_->bytes(), local_rank(), local_size(), find_cores(hosts_),
+                      [this] { check_peers(); });
+      blocks_.resize(hosts_.locals.size());
+      return;
+    }
+    if (wanted == Transport::kShm)
+      throw CommError("SHARDTUNE_TRANSPORT=shm: " + shared.problem + ". Write auto or mpi.");
+    if (rank() == 0)
+      log_warning("ranks of one host use MPI instead of shared memory: " + shared.problem);
+  }
+
+  void check_same_transport(Transport wanted) {
+    int range[2] = {static_cast<int>(wanted), -static_cast<int>(wanted)};
+    check(MPI_Allreduce(MPI_IN_PLACE, range, 2, MPI_INT, MPI_MAX, MPI_COMM_WORLD));
+    if (range[0] != -range[1])
+      throw RankMismatchError(
+          "SHARDTUNE_TRANSPORT: expected the same on all ranks. Export it to "
+          "all of them (mpirun -x SHARDTUNE_TRANSPORT).");
+  }
+
+  // ---- heartbeats
+
+  void check_peers() {
+    if (!heartbeat_ || !heartbeat_->is_lost())
+      return;
+    failed_ = true;
+    heartbeat_->throw_if_lost(current_call());
+  }
+
+  // ---- MPI
+
+  void mpi_broadcast(std::span<std::byte> bytes, int root, MPI_Comm group) {
+    for_each_piece(bytes.size(), [&](size_t begin, int count) {
+      requests_.assign(1, MPI_REQUEST_NULL);
+      check(MPI_Ibcast(bytes.data() + begin, count, MPI_BYTE, root, group, requests_.data()));
+      complete();
+    });
+  }
+
+  void mpi_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) {
+    std::byte* own = received.data() + sent.size() * static_cast<size_t>(rank());
+    const bool in_place = own == sent.data();
+    if (received.size() <= kPieceBytes) {
+      const int count = static_cast<int>(sent.size());
+      requests_.assign(1, MPI_REQUEST_NULL);
+      check(MPI_Iallgather(in_place ? MPI_IN_PLACE : sent.data(), count, MPI_BYTE, received.data(),
+                           count, MPI_BYTE, MPI_COMM_WORLD, requests_.data()));
+      complete();
+      return;
+    }
+    if (!in_place)
+      std::copy(sent.begin(), sent.end(), own);
+    for (int root = 0; root < world_size(); ++root)
+      mpi_broadcast(received.subspan(static_cast<size_t>(root) * sent.size(), sent.size()), root,
+                    MPI_COMM_WORLD);
+  }
+
+  // A leader sends the blocks of its host to the other leaders and gets theirs.
+  void gather_between_hosts(std::span<std::byte> received, size_t block_bytes) {
+    requests_.clear();
+    const auto block = [&](int r) {
+      return received.subspan(static_cast<size_t>(r) * block_bytes, block_bytes);
+    };
+    for (int r = 0; r < world_size(); ++r) {
+      const int host = hosts_.host_of[static_cast<size_t>(r)];
+      if (host != own_host())
+        post_receive(block(r), hosts_.leaders[static_cast<size_t>(host)]);
+    }
+    for (const int leader : hosts_.leaders) {
+      if (leader == rank())
+        continue;
+      for (const int r : hosts_.locals)
+        post_send(block(r), leader);
+    }
+    complete();
+  }
+
+  void post_receive(std::span<std::byte> bytes, int peer) {
+    for_each_piece(bytes.size(), [&](size_t begin, int count) {
+      check(MPI_Irecv(bytes.data() + begin, count, MPI_BYTE, peer, kTag, MPI_COMM_WORLD,
+                      &requests_.emplace_back(MPI_REQUEST_NULL)));
+    });
+  }
+
+  void post_send(std::span<const std::byte> bytes, int peer) {
+    for_each_piece(bytes.size(), [&](size_t begin, int count) {
+      check(MPI_Isend(bytes.data() + begin, count, MPI_BYTE, peer, kTag, MPI_COMM_WORLD,
+                      &requests_.emplace_back(MPI_REQUEST_NULL)));
+    });
+  }
+
   void check(int code) {
     if (code == MPI_SUCCESS)
       return;
     failed_ = true;
     throw CommError(fmt::format("{}: MPI on {}: {}. Look for the first error of any rank.",
-                                current_call(), host_name(), error_text(code)));
+                                current_call(), host_name(), mpi_error_text(code)));
   }
 
   // Polls at once for a while, then with short sleeps: ranks may share cores, and a rank that
   // waits for a slower one must leave it the processor.
-  void complete(std::span<MPI_Request> requests) {
+  void complete() {
     constexpr auto kPollAtOnce = std::chrono::milliseconds(2);
     constexpr auto kSleep = std::chrono::microseconds(20);
+    if (requests_.empty())
+      return;
     const auto start = std::chrono::steady_clock::now();
-    const int count = static_cast<int>(requests.size());
     while (true) {
       int done = 0;
-      check(MPI_Testall(count, requests.data(), &done, MPI_STATUSES_IGNORE));
+      check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done,
+                        MPI_STATUSES_IGNORE));
       if (done != 0)
         return;
+      check_peers();
       if (std::chrono::steady_clock::now() - start < kPollAtOnce)
         sched_yield();
       else
@@ -149,10 +320,24 @@ class MpiCommunicator : public Communicator {
   }
 
   bool failed_ = false;
+  MpiHosts hosts_;
+  std::optional<SharedMemory> memory_;
+  std::optional<SharedMemoryTransport> shared_;
+  std::vector<std::byte*> blocks_;  // [local rank], of the all_gather that runs
+  std::vector<Send> local_sends_;   // of the exchange that runs, peers as local ranks
+  std::vector<Receive> local_receives_;
+  std::vector<MPI_Request> requests_;  // of the operation that runs
+  std::optional<Heartbeat> heartbeat_;
 };
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_communicator() {
+std::string MpiOptions::transport_from_environment() {
+  const char* text = std::getenv("SHARDTUNE_TRANSPORT");
+  return text == nullptr ? "" : text;
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator(const MpiOptions& options) {
+  parse_transport(options.transport);
   int initialised = 0;
   MPI_Initialized(&initialised);
   if (initialised != 0)
@@ -163,7 +348,7 @@ std::unique_ptr<Communicator> make_mpi_communicator() {
     throw CommError(fmt::format(
         "MPI_Init_thread: expected thread level {}, found {} (code {}). Use an MPI with threads.",
         static_cast<int>(MPI_THREAD_SERIALIZED), provided, code));
-  return std::make_unique<MpiCommunicator>();
+  return std::make_unique<MpiCommunicator>(options);
 }
 
 }  // namespace shardtune::parallel

@@ -141,6 +141,7 @@ void ShardedParameterStore::publish(ParameterId id, std::span<const std::byte> b
 }
 
 UnitLease ShardedParameterStore::acquire(UnitId unit, Pass) {
+  comm_.note_unit(static_cast<int64_t>(unit));
   state_->walk.acquire(unit);
   return UnitLease(*this, unit);
 }

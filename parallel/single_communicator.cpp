@@ -18,7 +18,6 @@ class SingleCommunicator : public Communicator {
   void abort(int exit_code) noexcept override {}
 
  protected:
-  void do_barrier() override {}
   void do_broadcast(std::span<std::byte> bytes, int root) override {}
   void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) override {
     std::copy(sent.begin(), sent.end(), received.begin());

@@ -6,6 +6,9 @@
 #include <mutex>
 #include <thread>
 
+#include "parallel/shared_memory.h"
+#include "parallel/shared_memory_transport.h"
+
 namespace shardtune::parallel {
 
 namespace {
@@ -71,8 +74,6 @@ class ThreadCommunicator : public Communicator {
   void abort(int exit_code) noexcept override { group_->lose(rank()); }
 
  protected:
-  void do_barrier() override { group_->meet(current_call()); }
-
   void do_broadcast(std::span<std::byte> bytes, int root) override {
     group_->shown(rank()).broadcast = bytes;
     group_->meet(current_call());
@@ -108,21 +109,76 @@ class ThreadCommunicator : public Communicator {
  private:
   std::shared_ptr<ThreadGroup> group_;
 };
+
+class SharedMemoryThreadCommunicator : public Communicator {
+ public:
+  // The ranks share the memory; the last one to go frees it.
+  SharedMemoryThreadCommunicator(std::shared_ptr<SharedMemory> memory, int rank, int world_size)
+      : Communicator(rank, world_size),
+        memory_(std::move(memory)),
+        transport_(memory_->bytes(), rank, world_size, Cores::kShared, [this] { check(); }) {
+    set_host("localhost", rank, world_size);
+    for (int r = 0; r < world_size; ++r)
+      blocks_.push_back(nullptr);
+  }
+  ~SharedMemoryThreadCommunicator() override { transport_.leave(); }
+
+  std::string_view backend() const override { return "threads+shm"; }
+  void abort(int exit_code) noexcept override { transport_.leave(); }
+
+ protected:
+  void do_agree(const CallHeader& mine, const CarriedPayload& payload,
+                std::span<CallHeader> all) override {
+    transport_.meet(mine, payload, all);
+  }
+  void do_broadcast(std::span<std::byte> bytes, int root) override {
+    transport_.broadcast(bytes, root);
+  }
+  void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) override {
+    for (size_t r = 0; r < blocks_.size(); ++r)
+      blocks_[r] = received.data() + r * sent.size();
+    transport_.all_gather(sent, blocks_);
+  }
+  void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) override {
+    transport_.exchange(sends, receives);
+  }
+
+ private:
+  void check() const {
+    const int lost = transport_.lost_rank();
+    if (lost >= 0)
+      throw LostPeerError(current_call() + ": rank " + std::to_string(lost) +
+                          " failed or left. Look for its first error.");
+  }
+
+  std::shared_ptr<SharedMemory> memory_;
+  SharedMemoryTransport transport_;
+  std::vector<std::byte*> blocks_;
+};
 }  // namespace
 
-std::vector<std::unique_ptr<Communicator>> make_thread_group(int world_size) {
+std::vector<std::unique_ptr<Communicator>> make_thread_group(int world_size,
+                                                             ThreadTransport transport) {
   if (world_size < 1)
     throw ArgumentError("make_thread_group: expected at least 1 rank, found " +
                         std::to_string(world_size));
-  const auto group = std::make_shared<ThreadGroup>(world_size);
   std::vector<std::unique_ptr<Communicator>> ranks;
+  if (transport == ThreadTransport::kSharedMemory) {
+    const auto memory = std::make_shared<SharedMemory>(
+        SharedMemory::create(SharedMemoryTransport::segment_bytes(world_size)));
+    for (int r = 0; r < world_size; ++r)
+      ranks.push_back(std::make_unique<SharedMemoryThreadCommunicator>(memory, r, world_size));
+    return ranks;
+  }
+  const auto group = std::make_shared<ThreadGroup>(world_size);
   for (int r = 0; r < world_size; ++r)
     ranks.push_back(std::make_unique<ThreadCommunicator>(group, r, world_size));
   return ranks;
 }
 
-void run_on_threads(int world_size, const std::function<void(Communicator&)>& body) {
-  auto ranks = make_thread_group(world_size);
+void run_on_threads(int world_size, const std::function<void(Communicator&)>& body,
+                    ThreadTransport transport) {
+  auto ranks = make_thread_group(world_size, transport);
   std::mutex mutex;
   std::exception_ptr first;
   std::vector<std::thread> threads;

@@ -10,11 +10,18 @@
 
 namespace shardtune::parallel {
 
+enum class ThreadTransport {
+  kBuffers,       // ranks read each other's buffers
+  kSharedMemory,  // parallel/shared_memory_transport.h, as processes of one host use it
+};
+
 /// One communicator per rank of a new in-process group; each may be used by one thread.
-std::vector<std::unique_ptr<Communicator>> make_thread_group(int world_size);
+std::vector<std::unique_ptr<Communicator>> make_thread_group(
+    int world_size, ThreadTransport transport = ThreadTransport::kBuffers);
 
 /// Runs body(comm) on world_size threads and waits for all. The first exception that is not a
 /// consequence of another rank's failure is rethrown.
-void run_on_threads(int world_size, const std::function<void(Communicator&)>& body);
+void run_on_threads(int world_size, const std::function<void(Communicator&)>& body,
+                    ThreadTransport transport = ThreadTransport::kBuffers);
 
 }  // namespace shardtune::parallel

@@ -1,5 +1,6 @@
 #include "trainer/checkpoint_saver.h"
 
+#include <chrono>
 #include <memory>
 #include <utility>
 
@@ -42,6 +43,9 @@ std::optional<SaveResult> CheckpointSaver::finish() {
   SaveResult result{std::exchange(step_, -1), ""};
   try {
     run_on_rank_zero(comm_, [&] {
+      // A slow disk is no lost rank: the others' deadlines see that this one lives.
+      while (task_.running(std::chrono::seconds(1)))
+        comm_.note_progress({});
       task_.wait();
       return std::string();
     });

@@ -237,6 +237,8 @@ void read_parallel(const YamlNode& root, ParallelSection& parallel, Findings& fi
   if (parallel.device == "cuda")
     findings.unsupported(section, "device", "device cuda");
   parallel.threads = section.integer_or("threads", 0, {0, 1024});
+  parallel.heartbeat_seconds = section.number_or("heartbeat_seconds", 10.0, {0.5, 3600.0});
+  parallel.step_timeout_seconds = section.number_or("step_timeout_seconds", 0.0, {0.0, 1e6});
   if (section.boolean_or("share_base_per_host", false))
     findings.unsupported(section, "share_base_per_host", "one base shared by the ranks of a host");
   const YamlNode zero = section.section("zero_optimization");

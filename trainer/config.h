@@ -70,7 +70,9 @@ struct AdapterSection {
 struct ParallelSection {
   std::string device = "cpu";
   parallel::ZeroStage stage = parallel::ZeroStage::k0;
-  int64_t threads = 0;  // per rank; 0 = as the process was started
+  int64_t threads = 0;                // per rank; 0 = as the process was started
+  double heartbeat_seconds = 10.0;    // a rank silent for twice this is lost
+  double step_timeout_seconds = 0.0;  // so long without progress in a step; 0 = automatic
 };
 
 struct CheckpointSection {

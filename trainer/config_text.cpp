@@ -95,6 +95,9 @@ std::vector<Entry> all_entries(const RunConfig& config) {
                        "{stage: " + text_of(static_cast<int64_t>(config.parallel.stage)) +
                            ", offload_optimizer: {device: none}, offload_param: {device: none}}");
   entries.emplace_back("parallel.threads", text_of(config.parallel.threads));
+  entries.emplace_back("parallel.heartbeat_seconds", text_of(config.parallel.heartbeat_seconds));
+  entries.emplace_back("parallel.step_timeout_seconds",
+                       text_of(config.parallel.step_timeout_seconds));
   entries.emplace_back("checkpoint.output_dir", quoted(config.checkpoint.output_dir));
   entries.emplace_back("checkpoint.save_steps", text_of(config.checkpoint.save_steps));
   entries.emplace_back("checkpoint.save_total_limit", text_of(config.checkpoint.save_total_limit));

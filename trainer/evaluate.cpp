@@ -43,6 +43,7 @@ LossResult evaluate_loss(models::Model& model, const data::Dataset& dataset,
   const int64_t num_ranks = comm.world_size();
   for (int64_t first = 0; first < num_micro_batches; first += num_ranks) {
     const int64_t m = first + comm.rank();
+    comm.note_progress({});
     model.store().begin_walk(walk);
     if (m < num_micro_batches) {
       const TokenBatch batch = data::collate(dataset.samples, plan[m]);

@@ -32,6 +32,7 @@ StepResult train_step(Job& job, int64_t step) {
   store.begin_step(num_micro_batches);
   for (int64_t round = 0; round < store.num_rounds(); ++round) {
     const int64_t m = store.micro_batch_of_round(round);
+    job.comm.note_progress({step + 1, round});
     if (m >= 0) {
       const auto result =
           run_micro_batch(job, plan.micro_batches[m], m, {step, plan.num_trained_tokens});
@@ -57,6 +58,7 @@ StepResult train_step(Job& job, int64_t step) {
   job.states->step(learning_rate, job.config.optimizer.weight_decay, step + 1);
   store.publish_updates();
   run_after_step_hooks(job, step);
+  job.comm.note_progress({});
   return {loss.mean(), grad_norm, learning_rate, plan.num_tokens, plan.num_trained_tokens};
 }
 

@@ -151,6 +151,8 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
     signals.emplace();
   if (config.parallel.threads > 0)
     set_num_threads(static_cast<int>(config.parallel.threads));
+  comm.set_deadlines({.heartbeat_seconds = config.parallel.heartbeat_seconds,
+                      .step_timeout_seconds = config.parallel.step_timeout_seconds});
   Job job(config, comm);
   check_inputs(job);
   agree_on_inputs(job, options.identity);

@@ -53,7 +53,7 @@ const std::vector<Door>& doors() {
       {"hwy/", "Highway", R"((kernels|quant|optim)/.*(\.cpp|-inl\.h))"},
       {"immintrin.h", "intrinsics", R"((core|kernels|quant|optim)/.*\.cpp)"},
       {"nmmintrin.h", "CRC-32C intrinsics", R"(io/checksum\.cpp)"},
-      {"mpi.h", "MPI", R"(parallel/[^/]*_communicator\.cpp)"},
+      {"mpi.h", "MPI", R"(parallel/mpi_[^/]*)"},
       {"nccl.h", "NCCL", R"(parallel/[^/]*_communicator\.cpp)"},
       {"yaml-cpp/", "yaml-cpp", R"(io/yaml_.*)"},
       {"nlohmann/", "nlohmann-json", R"(io/.*)"},
@@ -79,9 +79,9 @@ const std::vector<Door>& doors() {
 // Headers of the operating system; those of the C++ library have neither dot nor slash.
 bool is_system_header(const std::string& header) {
   static const std::regex pattern(
-      R"([a-z_0-9]+|sys/[a-z_]+\.h|linux/[a-z_]+\.h|netinet/[a-z_]+\.h|arpa/inet\.h|)"
+      R"([a-z_0-9]+|sys/[a-z_]+\.h|linux/[a-z_]+\.h|net(inet)?/[a-z_]+\.h|arpa/inet\.h|)"
       R"((unistd|fcntl|signal|dirent|errno|sched|pthread|poll|time|termios|dlfcn|netdb|malloc|spawn|)"
-      R"(cpuid|features|limits|stdlib|semaphore|execinfo)\.h)");
+      R"(cpuid|features|ifaddrs|limits|stdlib|semaphore|execinfo)\.h)");
   return std::regex_match(header, pattern);
 }
 

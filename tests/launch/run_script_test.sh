@@ -74,7 +74,7 @@ quiet -n 2 0 65; expect "one rank's code" 65 $?
 quiet -n 3 late 76 late; expect "the cause, not the ranks that lost their peer" 76 $?
 quiet -n 2 70 crash; expect "a killed rank is a lost peer" 70 $?
 quiet -n 2 crash crash; code=$?
-expect "all killed is no success" yes "$([ $code -ne 0 ] && echo yes)"
+expect "all killed are lost" 70 $code
 expect "arguments of two ranks" "2:a b" "$("$run" -n 2 count 'a b' 2>/dev/null | head -n 1)"
 share=$(($(nproc) / 2))
 expect "threads are shared out" $((share > 0 ? share : 1)) \

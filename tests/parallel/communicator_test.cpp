@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <thread>
 
 #include "parallel/thread_communicator.h"
 
@@ -15,10 +16,22 @@ std::span<std::byte> bytes_of(std::vector<int>& values) {
   return std::as_writable_bytes(std::span(values));
 }
 
-TEST(Communicator, MovesBytesBetweenAllRanks) {
+// Everything here holds for ranks that read each other's buffers and over shared memory.
+class OnThreads : public ::testing::TestWithParam<ThreadTransport> {
+ protected:
+  static void run(int world_size, const std::function<void(Communicator&)>& body) {
+    run_on_threads(world_size, body, GetParam());
+  }
+  static std::string mismatch_of(const std::function<void(Communicator&)>& rank0,
+                                 const std::function<void(Communicator&)>& rank1);
+};
+using Communicators = OnThreads;
+using CommunicatorMismatch = OnThreads;
+
+TEST_P(Communicators, MovesBytesBetweenAllRanks) {
   for (const int world_size : {1, 2, 3, 8}) {
     std::atomic<int> num_ranks = 0;
-    run_on_threads(world_size, [&](Communicator& comm) {
+    run(world_size, [&](Communicator& comm) {
       ++num_ranks;
       comm.barrier();
       for (int root = 0; root < world_size; ++root) {
@@ -42,9 +55,9 @@ TEST(Communicator, MovesBytesBetweenAllRanks) {
   }
 }
 
-TEST(Communicator, ExchangeKeepsTheOrderOfAPair) {
+TEST_P(Communicators, ExchangeKeepsTheOrderOfAPair) {
   for (const int world_size : {1, 2, 5}) {
-    run_on_threads(world_size, [&](Communicator& comm) {
+    run(world_size, [&](Communicator& comm) {
       const auto n = static_cast<size_t>(world_size);
       // Two messages to every rank, oneself included: of length 3, and of the receiver's rank.
       std::vector<std::vector<int>> sent(2 * n), received(2 * n);
@@ -72,12 +85,12 @@ TEST(Communicator, ExchangeKeepsTheOrderOfAPair) {
 }
 
 // Runs the bodies on two ranks; every rank must fail alike, with both calls in the message.
-std::string mismatch_of(const std::function<void(Communicator&)>& rank0,
-                        const std::function<void(Communicator&)>& rank1) {
+std::string OnThreads::mismatch_of(const std::function<void(Communicator&)>& rank0,
+                                   const std::function<void(Communicator&)>& rank1) {
   std::atomic<int> num_failed = 0;
   std::string text;
   try {
-    run_on_threads(2, [&](Communicator& comm) {
+    run(2, [&](Communicator& comm) {
       try {
         comm.rank() == 0 ? rank0(comm) : rank1(comm);
       } catch (const RankMismatchError&) {
@@ -94,14 +107,14 @@ std::string mismatch_of(const std::function<void(Communicator&)>& rank0,
 
 std::vector<int> buffer(size_t count) { return std::vector<int>(count); }
 
-TEST(CommunicatorMismatch, DifferentCallsAreShown) {
+TEST_P(CommunicatorMismatch, DifferentCallsAreShown) {
   const std::string text = mismatch_of([](Communicator& comm) { comm.barrier(); },
                                        [](Communicator& comm) { comm.all_gather_value(1); });
   EXPECT_NE(text.find("rank 0 barrier(#0"), std::string::npos) << text;
   EXPECT_NE(text.find("rank 1 all_gather(#0, 4 bytes"), std::string::npos) << text;
 }
 
-TEST(CommunicatorMismatch, SizesRootsTypesTagsAndConfigurations) {
+TEST_P(CommunicatorMismatch, SizesRootsTypesTagsAndConfigurations) {
   const auto broadcast = [](size_t count, int root, DType dtype, uint64_t tag) {
     return [=](Communicator& comm) {
       auto values = buffer(count);
@@ -126,7 +139,7 @@ TEST(CommunicatorMismatch, SizesRootsTypesTagsAndConfigurations) {
   EXPECT_NE(mismatch_of(configured(1), configured(0xbeef)).find("config beef"), std::string::npos);
 }
 
-TEST(CommunicatorMismatch, MessagesThatDoNotPairUp) {
+TEST_P(CommunicatorMismatch, MessagesThatDoNotPairUp) {
   const auto nothing = [](Communicator& comm) { comm.exchange({}, {}); };
   const auto send_to_1 = [](Communicator& comm) {
     auto values = buffer(3);
@@ -145,20 +158,81 @@ TEST(CommunicatorMismatch, MessagesThatDoNotPairUp) {
   EXPECT_NE(mismatch_of(send_to_1, receive_from_0(2)).find("expects 8 bytes"), std::string::npos);
 }
 
-TEST(CommunicatorMismatch, ValuesThatMustBeEqual) {
+TEST_P(CommunicatorMismatch, ValuesThatMustBeEqual) {
   const auto check = [](std::string value) {
     return [=](Communicator& comm) { check_same_on_all_ranks(comm, "config hash", value); };
   };
-  run_on_threads(3, check("abc"));
+  run(3, check("abc"));
   const std::string text = mismatch_of(check("abc"), check("abd\n"));
   EXPECT_NE(text.find("config hash"), std::string::npos);
   EXPECT_NE(text.find("'abc'"), std::string::npos);
   EXPECT_NE(text.find("'abd?'"), std::string::npos);
 }
 
-TEST(Communicator, AFailingRankDoesNotLeaveOthersWaiting) {
+// Far above the size of a ring, of odd length, and of a size per rank that differs from call to
+// call, so that rings wrap at every place.
+TEST_P(Communicators, LargeAndOddSizesArriveWhole) {
+  for (const int world_size : {2, 3, 5}) {
+    run(world_size, [&](Communicator& comm) {
+      const auto n = static_cast<size_t>(world_size);
+      const auto value = [](size_t i, int from, int to) {
+        return static_cast<int>(i * 2654435761u) ^ (from * 1000 + to);
+      };
+      for (const size_t count : {1u, 1023u, 1025u, 20011u, 700001u}) {
+        std::vector<int> mine(count), all(n * count);
+        for (size_t i = 0; i < count; ++i)
+          mine[i] = value(i, comm.rank(), 0);
+        comm.all_gather(bytes_of(mine), bytes_of(all));
+        for (size_t i = 0; i < n * count; ++i)
+          ASSERT_EQ(all[i], value(i % count, static_cast<int>(i / count), 0));
+        comm.broadcast(bytes_of(mine), world_size - 1);
+        for (size_t i = 0; i < count; ++i)
+          ASSERT_EQ(mine[i], value(i, world_size - 1, 0));
+        // To each peer three messages, one of a single byte; sizes depend on the pair.
+        std::vector<std::vector<int>> sent(n), received(n);
+        std::vector<Send> sends;
+        std::vector<Receive> receives;
+        for (int peer = 0; peer < world_size; ++peer) {
+          const auto p = static_cast<size_t>(peer);
+          sent[p].resize(count + p);
+          received[p].resize(count + static_cast<size_t>(comm.rank()));
+          for (size_t i = 0; i < sent[p].size(); ++i)
+            sent[p][i] = value(i, comm.rank(), peer);
+          const auto out = std::as_bytes(std::span(sent[p]));
+          const auto in = bytes_of(received[p]);
+          for (const size_t begin : {size_t{0}, size_t{1}, size_t{2}}) {
+            sends.push_back({peer, begin < 2 ? out.subspan(begin, 1) : out.subspan(begin)});
+            receives.push_back({peer, begin < 2 ? in.subspan(begin, 1) : in.subspan(begin)});
+          }
+        }
+        comm.exchange(sends, receives);
+        for (int peer = 0; peer < world_size; ++peer) {
+          const auto p = static_cast<size_t>(peer);
+          for (size_t i = 0; i < received[p].size(); ++i)
+            ASSERT_EQ(received[p][i], value(i, peer, comm.rank()));
+        }
+      }
+    });
+  }
+}
+
+// A rank of stage 3 gathers on a thread of its own, in turn with the thread that computes.
+TEST_P(Communicators, ThreadsOfARankMayTakeTurns) {
+  run(3, [](Communicator& comm) {
+    for (int round = 0; round < 20; ++round) {
+      EXPECT_EQ(comm.all_reduce_sum(round), 3 * round);
+      std::vector<int> mine(5000, comm.rank()), all(15000);
+      std::thread other([&] { comm.all_gather(bytes_of(mine), bytes_of(all)); });
+      other.join();
+      EXPECT_EQ(all[9999], 1);
+      EXPECT_EQ(all[10000], 2);
+    }
+  });
+}
+
+TEST_P(Communicators, AFailingRankDoesNotLeaveOthersWaiting) {
   try {
-    run_on_threads(3, [](Communicator& comm) {
+    run(3, [](Communicator& comm) {
       if (comm.rank() == 1)
         throw DataError("rank 1 found a bad file");
       comm.barrier();
@@ -169,14 +243,22 @@ TEST(Communicator, AFailingRankDoesNotLeaveOthersWaiting) {
   }
 }
 
-TEST(Communicator, ALeavingRankIsReported) {
-  EXPECT_THROW(run_on_threads(2,
-                              [](Communicator& comm) {
-                                if (comm.rank() == 0)
-                                  comm.barrier();
-                              }),
+TEST_P(Communicators, ALeavingRankIsReported) {
+  EXPECT_THROW(run(2,
+                   [](Communicator& comm) {
+                     if (comm.rank() == 0)
+                       comm.barrier();
+                   }),
                CommError);
 }
+
+const auto kTransports =
+    ::testing::Values(ThreadTransport::kBuffers, ThreadTransport::kSharedMemory);
+std::string transport_name(const ::testing::TestParamInfo<ThreadTransport>& info) {
+  return info.param == ThreadTransport::kBuffers ? "Buffers" : "SharedMemory";
+}
+INSTANTIATE_TEST_SUITE_P(Over, Communicators, kTransports, transport_name);
+INSTANTIATE_TEST_SUITE_P(Over, CommunicatorMismatch, kTransports, transport_name);
 
 TEST(Communicator, RefusesPeersAndSizesThatCannotBe) {
   const auto comm = make_single_communicator();

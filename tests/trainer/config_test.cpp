@@ -44,6 +44,8 @@ parallel:
   device: cpu
   zero_optimization: {stage: 2, offload_optimizer: {device: none}, offload_param: {device: none, nvme_path: /tmp}}
   threads: 2
+  heartbeat_seconds: 2.5
+  step_timeout_seconds: 90
 checkpoint: {output_dir: runs/x, save_steps: 5, save_total_limit: 2}
 logging: {logging_steps: 3, tensorboard: false}
 eval: {eval_steps: 4}
@@ -94,6 +96,8 @@ TEST(Config, EveryKeyIsRead) {
   EXPECT_DOUBLE_EQ(config.optimizer.weight_decay, 0.1);
   EXPECT_EQ(config.parallel.stage, parallel::ZeroStage::k2);
   EXPECT_EQ(config.parallel.threads, 2);
+  EXPECT_EQ(config.parallel.heartbeat_seconds, 2.5);
+  EXPECT_EQ(config.parallel.step_timeout_seconds, 90.0);
   EXPECT_EQ(config.checkpoint.save_total_limit, 2);
   EXPECT_EQ(config.eval.eval_steps, 4);
 }
@@ -221,7 +225,8 @@ TEST(Config, ResumeKeysLeaveOutWhatMayChange) {
   const RunConfig a = parse_config(kFull, "run.yaml", {});
   const RunConfig b = parse_config(
       kFull, "run.yaml",
-      {"parallel.zero_optimization={stage: 0}", "parallel.threads=1", "logging.logging_steps=1",
+      {"parallel.zero_optimization={stage: 0}", "parallel.threads=1",
+       "parallel.heartbeat_seconds=1", "parallel.step_timeout_seconds=0", "logging.logging_steps=1",
        "checkpoint.save_steps=9", "checkpoint.output_dir=y", "training.stop_at_step=0"});
   EXPECT_EQ(resume_keys(a), resume_keys(b));
   const RunConfig c = parse_config(kFull, "run.yaml", {"training.learning_rate=1e-3"});
