@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
@@ -111,6 +112,7 @@ void for_each_block(std::span<const int64_t> rows, const Visit& visit) {
 HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
                             std::span<const int32_t> labels, float scale) {
   SHARDTUNE_ASSERT(static_cast<int64_t>(labels.size()) <= hidden.dim(0));
+  const PurposeScope purpose(Purpose::kHead);
   const std::vector<int64_t> rows = trained_rows(labels);
   const bool backward = tape.needs_grad({hidden});
   HeadLoss loss;
