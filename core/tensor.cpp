@@ -1,5 +1,6 @@
 #include "core/tensor.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -64,9 +65,14 @@ TensorView TensorView::rows(int64_t begin, int64_t end) const {
 namespace {
 constexpr int64_t kAlignment = 64;
 
-// From this size on a buffer is pages of its own: given back, it leaves no hole in the heap.
-constexpr int64_t kOwnPages = 1 << 20;
+// From this size on a buffer is pages of its own: given back, it leaves no hole in the heap, which
+// would stay resident. Smaller ones are few per cent of a run and stay with the pool: freed and
+// allocated again and again, aligned blocks make glibc's heap grow (its bug 14581, until 2.38).
+constexpr int64_t kOwnPages = 1 << 16;
 constexpr int64_t kPageBytes = 4096;
+// Every so many bytes of growth, pages between the heap's blocks go back too: oneDNN allocates
+// scratch of its own there, aligned, whose holes would add up while activations do.
+constexpr int64_t kHeapTrimBytes = 16 << 20;
 
 void* system_allocate(int64_t size) {
   if (size < kOwnPages)
@@ -102,6 +108,7 @@ struct BufferPool::State {
   int64_t in_use = 0;
   int64_t peak = 0;
   int64_t kept_bytes = 0;
+  int64_t grown_since_trim = 0;
   std::unordered_map<const void*, int64_t> touched;  // bytes of every buffer, in use or kept
   int64_t resident = 0;
   int64_t peak_resident = 0;
@@ -132,9 +139,10 @@ struct BufferPool::State {
     return pointer;
   }
 
-  // Frees kept buffers, the largest first, until at most `bytes` are kept.
-  void shrink_to(int64_t bytes) {
-    while (kept_bytes > bytes && !kept.empty()) {
+  // Frees kept buffers of at least `smallest` bytes, the largest first, until at most `bytes` are
+  // kept.
+  void shrink_to(int64_t bytes, int64_t smallest) {
+    while (kept_bytes > bytes && !kept.empty() && std::prev(kept.end())->first >= smallest) {
       const auto largest = std::prev(kept.end());
       kept_bytes -= largest->first;
       free_buffer(largest->second, largest->first);
@@ -159,7 +167,12 @@ void* BufferPool::allocate(int64_t num_bytes) {
   const int64_t in_use = state_->in_use + size;
   void* pointer = state_->take_kept(size);
   if (pointer == nullptr) {
-    state_->shrink_to(std::max(state_->peak - in_use, int64_t{0}));
+    state_->shrink_to(std::max(state_->peak - in_use, int64_t{0}), kOwnPages);
+    state_->grown_since_trim += size;
+    if (state_->grown_since_trim >= kHeapTrimBytes) {
+      state_->grown_since_trim = 0;
+      malloc_trim(0);
+    }
     pointer = system_allocate(size);
   }
   if (pointer == nullptr) {
@@ -187,7 +200,7 @@ void BufferPool::release(void* pointer, int64_t num_bytes) noexcept {
 
 void BufferPool::trim() noexcept {
   const std::lock_guard lock(state_->mutex);
-  state_->shrink_to(0);
+  state_->shrink_to(0, 0);
 }
 
 int64_t BufferPool::bytes_in_use() const {

@@ -72,6 +72,7 @@ void compare_weights(const adapters::Adapter& adapter, ParameterStore& store,
         const auto read = source->bytes(*info);
         is_equal = std::memcmp(read.data(), value.raw(), read.size()) == 0;
       });
+      source->drop(*info);
     }
     if (!is_equal)
       throw CorruptBlockError(path.string() + ": " + peft_key(tensor) +

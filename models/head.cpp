@@ -41,6 +41,8 @@ std::vector<UnitLease> lease_head(const VocabularyTable& head, Pass pass) {
 }
 
 void gather_rows(const TensorView& from, std::span<const int64_t> rows, const TensorView& to) {
+  if (DryRun::current() != nullptr)
+    return;
   const size_t row_bytes = static_cast<size_t>(from.dim(1) * size_of(from.dtype()));
   for (size_t i = 0; i < rows.size(); ++i) {
     std::memcpy(
@@ -85,6 +87,8 @@ class RowBlock {
       logits_[c] = Tensor();
       head_.chunk(c).matmul_transposed(dlogits, dx, c == 0 ? Accumulate::kNo : Accumulate::kYes);
     }
+    if (DryRun::current() != nullptr)
+      return;
     const int64_t width = head_.hidden_size();
     for (int64_t i = 0; i < n; ++i) {
       std::copy_n(dx.data<float>() + i * width, width,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 
 namespace shardtune::models {
@@ -48,6 +49,8 @@ void VocabularyTable::lookup(std::span<const int32_t> ids, const TensorView& out
     const UnitLease lease = store_->acquire(chunks_[c]->unit(), Pass::kForward);
     Tensor found(Shape{static_cast<int64_t>(local.size()), hidden_size_}, out.dtype());
     chunks_[c]->rows(local, found);
+    if (DryRun::current() != nullptr)
+      continue;
     const auto* source = static_cast<const std::byte*>(found.view().raw());
     auto* target = static_cast<std::byte*>(out.raw());
     for (size_t i = 0; i < targets.size(); ++i) {

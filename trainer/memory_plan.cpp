@@ -18,8 +18,12 @@ constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // Headers, state.json and manifest of a checkpoint: what checkpoint.cpp asks to be free.
 constexpr int64_t kCheckpointExtraBytes = int64_t{1} << 20;
-// What OpenMPI 4.1 adds to a rank on one host; docs/memory.md says how it was measured.
-constexpr int64_t kMpiBytes = int64_t{26} << 20;
+// Measured (docs/memory.md says how): what comes after the plan of a process (stacks of threads,
+// products compiled for other lengths, text of a checkpoint), OpenMPI 4.1 at its start, and its
+// buffers for each peer of a host.
+constexpr int64_t kLaterBytes = int64_t{8} << 20;
+constexpr int64_t kMpiStartBytes = int64_t{9} << 20;
+constexpr int64_t kMpiPeerBytes = int64_t{2} << 20;
 
 /// A model's source for loading in a dry run: nothing is read, and drop(), the end of a tensor, is
 /// where the loader's memory is highest.
@@ -241,7 +245,8 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
     if (count != 0)
       plan.rows.push_back({name, count});
   };
-  add("program and libraries", process.program + process.transport);
+  add("program and libraries", process.program);
+  add("communication between ranks", process.transport);
   add("tokenizer and data", process.inputs);
   add("base: quantised codes", bytes.codes);
   add("base: scales", bytes.scales);
@@ -311,8 +316,11 @@ ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks) {
   const int64_t with_inputs = resident_bytes();
   process.inputs = std::max<int64_t>(0, with_inputs - before_inputs);
   plan_run(job, configured_choice(job.config), ranks, {});
-  process.program = resident_bytes() - process.inputs;
-  process.transport = ranks > 1 && !parallel::started_by_mpi() ? kMpiBytes : 0;
+  process.program = resident_bytes() - process.inputs + kLaterBytes;
+  if (ranks > 1)
+    process.transport = (ranks - 1) * kMpiPeerBytes;
+  if (ranks > 1 && !parallel::started_by_mpi())
+    process.transport += kMpiStartBytes;
   return process;
 }
 

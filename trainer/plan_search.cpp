@@ -60,16 +60,20 @@ std::optional<PlanChoice> changed(PlanChoice choice, const std::vector<Change>& 
   return choice;
 }
 
-/// Lowers micro_batch_size, then max_length, by halves until the choice fits.
+enum class Shrink { kRowsFirst, kLengthFirst };
+
+/// Lowers micro_batch_size and max_length by halves, one after the other, until the choice fits.
 std::optional<RunPlan> shrink_until_it_fits(const PlanFunction& plan, PlanChoice choice,
-                                            const HostLimit& host) {
+                                            const HostLimit& host, Shrink shrink) {
   while (true) {
     RunPlan found = plan(choice);
     if (fits(found, host))
       return found;
-    if (choice.micro_batch_size > 1)
+    const bool has_rows = choice.micro_batch_size > 1;
+    const bool has_length = choice.max_length >= 2 * kMinLength;
+    if (has_rows && (shrink == Shrink::kRowsFirst || !has_length))
       choice.micro_batch_size /= 2;
-    else if (choice.max_length >= 2 * kMinLength)
+    else if (has_length)
       choice.max_length /= 2;
     else
       return std::nullopt;
@@ -127,19 +131,28 @@ std::vector<Suggestion> suggest(const PlanFunction& plan, const PlanChoice& conf
                                 const HostLimit& host) {
   using enum Change;
   const std::vector<std::vector<Change>> sets = {
-      {kRecompute},        {},
-      {kShard},            {kQuantise},
-      {kRecompute, kShard}, {kRecompute, kQuantise},
-      {kShard, kQuantise}, {kRecompute, kShard, kQuantise}};
+      {},
+      {kRecompute},
+      {kShard},
+      {kQuantise},
+      {kRecompute, kShard},
+      {kRecompute, kQuantise},
+      {kShard, kQuantise},
+      {kRecompute, kShard, kQuantise}};
   std::vector<Suggestion> found;
-  for (const auto& changes : sets) {
-    const auto choice = changed(configured, changes, plan(configured).ranks);
-    if (!choice)
-      continue;
-    const auto fitting = shrink_until_it_fits(plan, *choice, host);
+  const auto add = [&](const PlanChoice& choice, Shrink shrink) {
+    const auto fitting = shrink_until_it_fits(plan, choice, host, shrink);
     if (!fitting)
-      continue;
-    found.push_back({options_of(fitting->choice, configured), *fitting});
+      return;
+    const std::string options = options_of(fitting->choice, configured);
+    if (std::ranges::find(found, options, &Suggestion::options) == found.end())
+      found.push_back({options, *fitting});
+  };
+  for (const Shrink shrink : {Shrink::kRowsFirst, Shrink::kLengthFirst}) {
+    for (const auto& changes : sets) {
+      if (const auto choice = changed(configured, changes, plan(configured).ranks))
+        add(*choice, shrink);
+    }
   }
   // Those that keep the data as it is first, then the fewest keys.
   std::stable_sort(found.begin(), found.end(), [&](const Suggestion& a, const Suggestion& b) {

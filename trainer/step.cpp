@@ -1,6 +1,7 @@
 #include "trainer/step.h"
 
 #include <cmath>
+#include <vector>
 
 #include "optim/clip.h"
 #include "parallel/loss_sum.h"
@@ -75,10 +76,13 @@ void probe_longest_micro_batch(Job& job, int64_t first_step) {
 }
 
 void check_weights_finite(const Job& job, int64_t step) {
-  for (const NamedTensor& tensor : read_trainables(*job.store)) {
-    for (const float value : tensor.values) {
+  for (const ParameterId id : job.store->trainables()) {
+    const ParameterSpec& spec = job.store->spec(id);
+    std::vector<float> values(static_cast<size_t>(spec.shape.numel()));
+    job.store->read(id, 0, values);
+    for (const float value : values) {
       if (!std::isfinite(value)) {
-        throw NonFiniteError("after step " + std::to_string(step) + ": " + tensor.name +
+        throw NonFiniteError("after step " + std::to_string(step) + ": " + spec.name +
                              ": expected finite weights, found NaN or infinity. Nothing was "
                              "saved; lower training.learning_rate and resume.");
       }
