@@ -1,7 +1,7 @@
-// A walk through real code that counts memory and computes nothing. While a DryRun lives, tensors of
-// its thread come from a pool of its own whose pages nobody touches, and parallel loops do not run
-// their bodies: an operation checks its arguments, allocates what it always allocates, and returns.
-// So the prediction of a run's memory is the run's own sequence of allocations.
+// A walk through real code that counts memory and computes nothing. While a DryRun lives, tensors
+// of its thread come from a pool of its own whose pages nobody touches, and parallel loops do not
+// run their bodies: an operation checks its arguments, allocates what it always allocates, and
+// returns. So the prediction of a run's memory is the run's own sequence of allocations.
 #pragma once
 
 #include <array>

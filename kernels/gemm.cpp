@@ -51,8 +51,8 @@ const std::byte* offset(const void* data, DType dtype, int64_t elements) {
   return static_cast<const std::byte*>(data) + elements * size_of(dtype);
 }
 
-// Counts the scratch of a product's blocks in a dry run: those of a corner, the edges and the inside
-// meet every shape there is.
+// Counts the scratch of a product's blocks in a dry run: those of a corner, the edges and the
+// inside meet every shape there is.
 void count_block_scratch(const ProductSpec& whole, const Cut& cut) {
   if (DryRun::current() == nullptr)
     return;

@@ -114,7 +114,8 @@ int run_train(Arguments arguments) {
   line.repeated("set", "KEY=VALUE", "overrides a key, e.g. training.learning_rate=1e-4");
   line.value("resume", "WHICH",
              "auto (default): newest whole checkpoint of output_dir; never; PATH");
-  line.flag("dry-run", "check inputs, print data and the memory plan; load no weights, write nothing");
+  line.flag("dry-run",
+            "check inputs, print data and the memory plan; load no weights, write nothing");
   line.flag("json", "print the result as one JSON document");
   line.threads_option();
   if (!line.parse(arguments))

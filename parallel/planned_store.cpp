@@ -95,8 +95,7 @@ void PlannedStore::seal() {
   std::vector<ShardedTensor> tensors;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     if (parameters_[i].trainable >= 0)
-      tensors.push_back(
-          {ParameterId{static_cast<int32_t>(i)}, parameters_[i].spec.shape.numel()});
+      tensors.push_back({ParameterId{static_cast<int32_t>(i)}, parameters_[i].spec.shape.numel()});
   }
   shards_ = ShardLayout(std::move(tensors), world_size_);
   flat_ = FlatLayout(shards_);

@@ -1,6 +1,7 @@
 // What ShardedParameterStore holds on one rank, buffer by buffer in the same order, without other
-// ranks and without bytes: for a dry run (core/dry_run.h), which counts them. Stage 3 is here before
-// the store itself has it (docs/status.md): shards of everything and buffers for what is gathered.
+// ranks and without bytes: for a dry run (core/dry_run.h), which counts them. Stage 3 is here
+// before the store itself has it (docs/status.md): shards of everything and buffers for what is
+// gathered.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +17,12 @@ namespace shardtune::parallel {
 
 /// Bytes of the parameters that a rank holds, by what they are.
 struct ParameterBytes {
-  int64_t codes = 0;    // quantised values
-  int64_t scales = 0;   // absmax and what else belongs to codes
-  int64_t dense = 0;    // frozen and not quantised: norms, embedding, head
-  int64_t master = 0;   // trainables in fp32
-  int64_t bf16 = 0;     // their copies for products
-  int64_t gather = 0;   // stage 3: units under way
+  int64_t codes = 0;   // quantised values
+  int64_t scales = 0;  // absmax and what else belongs to codes
+  int64_t dense = 0;   // frozen and not quantised: norms, embedding, head
+  int64_t master = 0;  // trainables in fp32
+  int64_t bf16 = 0;    // their copies for products
+  int64_t gather = 0;  // stage 3: units under way
   int64_t base() const { return codes + scales + dense; }
   int64_t all() const { return base() + master + bf16 + gather; }
 };

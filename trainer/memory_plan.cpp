@@ -35,9 +35,7 @@ class PlannedSource : public models::ModelSource {
   const models::ModelConfig& config() const override { return source_.config(); }
   const std::string& path() const override { return source_.path(); }
   bool has(const std::string& name) const override { return source_.has(name); }
-  std::vector<int64_t> shape(const std::string& name) const override {
-    return source_.shape(name);
-  }
+  std::vector<int64_t> shape(const std::string& name) const override { return source_.shape(name); }
   int64_t file_bytes(const std::string& name) const override { return source_.file_bytes(name); }
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
     throw ArgumentError(name + ": expected no reading of weights in a plan");
@@ -129,7 +127,10 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
 class Walk {
  public:
   Walk(const Job& job, const PlanChoice& choice, int ranks)
-      : job_(job), choice_(choice), ranks_(ranks), store_(choice.stage, 0, ranks),
+      : job_(job),
+        choice_(choice),
+        ranks_(ranks),
+        store_(choice.stage, 0, ranks),
         source_(*job.source, store_) {}
 
   void load() {
@@ -222,12 +223,10 @@ void add_disk(const Job& job, int64_t last_step, int64_t adapter_bytes, int64_t 
               RunPlan& plan) {
   const CheckpointSection& checkpoint = job.config.checkpoint;
   plan.checkpoint_bytes = adapter_bytes + state_bytes + kCheckpointExtraBytes;
-  const int64_t saves =
-      checkpoint.save_steps > 0 ? ceil_div(last_step, checkpoint.save_steps) : 1;
+  const int64_t saves = checkpoint.save_steps > 0 ? ceil_div(last_step, checkpoint.save_steps) : 1;
   // The oldest goes after the newest is there.
-  plan.num_checkpoints = checkpoint.save_total_limit > 0
-                             ? std::min(saves, checkpoint.save_total_limit + 1)
-                             : saves;
+  plan.num_checkpoints =
+      checkpoint.save_total_limit > 0 ? std::min(saves, checkpoint.save_total_limit + 1) : saves;
   plan.disk_bytes =
       checked_add(checked_mul(plan.num_checkpoints, plan.checkpoint_bytes), adapter_bytes);
 }
@@ -271,8 +270,7 @@ PlanChoice configured_choice(const RunConfig& config) {
           config.training.micro_batch_size, config.data.max_length, config.quantization};
 }
 
-RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks,
-                 const ProcessBytes& process) {
+RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const ProcessBytes& process) {
   RunPlan plan;
   plan.choice = choice;
   plan.ranks = ranks;
@@ -301,8 +299,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks,
   plan.other_rank_bytes = plan.run_bytes;
   plan.rows.push_back({"checkpoint under way (rank 0)", saving_bytes});
   plan.run_bytes += saving_bytes;
-  plan.load_bytes =
-      process.program + process.transport + process.inputs + walk.load_bytes();
+  plan.load_bytes = process.program + process.transport + process.inputs + walk.load_bytes();
   plan.first_rank_bytes = std::max(plan.run_bytes, plan.load_bytes);
   plan.other_rank_bytes = std::max(plan.other_rank_bytes, plan.load_bytes);
   plan.pool_bytes = dry_run.pool().peak_bytes_in_use();

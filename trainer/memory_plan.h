@@ -27,8 +27,8 @@ PlanChoice configured_choice(const RunConfig& config);
 
 /// Memory of the process apart from what the walk counts, measured in this process.
 struct ProcessBytes {
-  int64_t program = 0;  // binary, libraries, their threads and compiled products
-  int64_t inputs = 0;   // tokenizer, records, samples, file headers
+  int64_t program = 0;    // binary, libraries, their threads and compiled products
+  int64_t inputs = 0;     // tokenizer, records, samples, file headers
   int64_t transport = 0;  // MPI's buffers; MPI itself where this process has not started it
 };
 
@@ -65,7 +65,8 @@ struct RunPlan {
 RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const ProcessBytes& process);
 
 /// What this process holds now, and of it what came since `before_inputs` (resident_bytes() before
-/// check_inputs); adds what comes later, and MPI's share when `ranks` > 1. Walks once, so that the products of the run are compiled and counted.
+/// check_inputs); adds what comes later, and MPI's share when `ranks` > 1. Walks once, so that the
+/// products of the run are compiled and counted.
 ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks);
 
 }  // namespace shardtune::trainer

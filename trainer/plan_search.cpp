@@ -114,12 +114,11 @@ std::optional<RunPlan> cheapest_that_fits(const PlanFunction& plan, const PlanCh
           break;  // one rank has nothing to share out
       }
       const auto cost = [&](const RunPlan& each) {
-        return std::tuple(each.sent_bytes_per_step,
-                          each.choice.stage == configured.stage ? 0 : 1);
+        return std::tuple(each.sent_bytes_per_step, each.choice.stage == configured.stage ? 0 : 1);
       };
-      const auto best = std::min_element(
-          fitting.begin(), fitting.end(),
-          [&](const RunPlan& a, const RunPlan& b) { return cost(a) < cost(b); });
+      const auto best =
+          std::min_element(fitting.begin(), fitting.end(),
+                           [&](const RunPlan& a, const RunPlan& b) { return cost(a) < cost(b); });
       if (best != fitting.end())
         return *best;
     }
@@ -130,15 +129,14 @@ std::optional<RunPlan> cheapest_that_fits(const PlanFunction& plan, const PlanCh
 std::vector<Suggestion> suggest(const PlanFunction& plan, const PlanChoice& configured,
                                 const HostLimit& host) {
   using enum Change;
-  const std::vector<std::vector<Change>> sets = {
-      {},
-      {kRecompute},
-      {kShard},
-      {kQuantise},
-      {kRecompute, kShard},
-      {kRecompute, kQuantise},
-      {kShard, kQuantise},
-      {kRecompute, kShard, kQuantise}};
+  const std::vector<std::vector<Change>> sets = {{},
+                                                 {kRecompute},
+                                                 {kShard},
+                                                 {kQuantise},
+                                                 {kRecompute, kShard},
+                                                 {kRecompute, kQuantise},
+                                                 {kShard, kQuantise},
+                                                 {kRecompute, kShard, kQuantise}};
   std::vector<Suggestion> found;
   const auto add = [&](const PlanChoice& choice, Shrink shrink) {
     const auto fitting = shrink_until_it_fits(plan, choice, host, shrink);

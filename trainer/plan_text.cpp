@@ -78,12 +78,11 @@ std::string stages_table(const PlanFunction& plan, const PlanChoice& configured,
   for (const bool recompute : {false, true}) {
     PlanChoice choice = configured;
     choice.gradient_checkpointing = recompute;
-    text += formatted("  %-32s ", recompute ? "gradient_checkpointing: true"
-                                            : "gradient_checkpointing: false");
+    text += formatted("  %-32s ",
+                      recompute ? "gradient_checkpointing: true" : "gradient_checkpointing: false");
     for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2, ZeroStage::k3}) {
       choice.stage = stage;
-      text += formatted(" %10.1f",
-                        static_cast<double>(plan(choice).first_rank_bytes) / kMebibyte);
+      text += formatted(" %10.1f", static_cast<double>(plan(choice).first_rank_bytes) / kMebibyte);
     }
     text += "\n";
   }
@@ -101,8 +100,8 @@ std::string suggestions_text(const std::vector<Suggestion>& suggestions) {
   }
   std::string text = "Any of these fits by the same prediction:";
   for (const Suggestion& suggestion : suggestions) {
-    text += "\n  " + suggestion.options + "   (" +
-            bytes_text(suggestion.plan.first_rank_bytes) + " on rank 0)";
+    text += "\n  " + suggestion.options + "   (" + bytes_text(suggestion.plan.first_rank_bytes) +
+            " on rank 0)";
   }
   return text;
 }
@@ -141,8 +140,8 @@ void throw_not_fitting(const Job& job, const RunPlan& plan, const PlanFunction& 
                        const HostLimit& host) {
   throw OutOfMemoryError("memory: predicted not to fit: expected at most " +
                          bytes_text(host.bytes) + " for the ranks of this machine, found " +
-                         bytes_text(plan.host_bytes(host.ranks)) +
-                         ". Nothing was loaded.\n" + plan_table(job, plan, host) + "\n" +
+                         bytes_text(plan.host_bytes(host.ranks)) + ". Nothing was loaded.\n" +
+                         plan_table(job, plan, host) + "\n" +
                          suggestions_text(suggest(again, plan.choice, host)));
 }
 

@@ -46,7 +46,7 @@ struct TrainResult {
   std::vector<int64_t> rank_peak_rss_bytes;  // by rank, beside what was predicted for it
   std::vector<int64_t> rank_predicted_bytes;
   int64_t predicted_pool_bytes = 0;  // of rank 0
-  std::string adapter_folder;      // "" when not finished
+  std::string adapter_folder;        // "" when not finished
 };
 
 /// "auto", "never" or a path, as --resume takes it.

@@ -25,8 +25,8 @@ class Plan : public ::testing::Test {
   void expect_exact(const std::string& options, int ranks = 1) const {
     const Outcome outcome = folder_.shell(
         "SHARDTUNE_BINARY=$st " + std::string(SHARDTUNE_SOURCE_DIR) + "/launch/run -n " +
-        std::to_string(ranks) + " train run.yaml --json --resume never --set training.max_steps=2 " +
-        options);
+        std::to_string(ranks) +
+        " train run.yaml --json --resume never --set training.max_steps=2 " + options);
     ASSERT_EQ(outcome.code, 0) << options << "\n" << outcome.err;
     const io::Json json = io::parse_json(outcome.out, "train --json");
     EXPECT_EQ(integer_of(json, "pool_peak_bytes"), integer_of(json, "predicted_pool_bytes"))
@@ -48,8 +48,9 @@ TEST_F(Plan, CountsEveryFormatAndDtypeToTheByte) {
 }
 
 TEST_F(Plan, CountsLengthsBatchesAndAccumulationToTheByte) {
-  expect_exact("--set data.max_length=64 --set data.packing=false --set training.micro_batch_size=2"
-               " --set training.global_batch_size=10");
+  expect_exact(
+      "--set data.max_length=64 --set data.packing=false --set training.micro_batch_size=2"
+      " --set training.global_batch_size=10");
   expect_exact("--set data.max_length=400 --set training.global_batch_size=1");
   expect_exact("--set quantization.double_quant=false --set adapter.lora_dropout=0.1");
   expect_exact("--set training.global_batch_size=1 --set 'data.eval=[{path: eval.jsonl}]'");
@@ -74,8 +75,9 @@ TEST_F(Plan, CountsStagesOnTwoRanksToTheByte) {
 TEST_F(Plan, SaysThatARunFitsAndReadsNoWeights) {
   // Weights that nobody can read as numbers: a plan must not look at them.
   const std::string model = folder_.path("model/model.safetensors").string();
-  ASSERT_EQ(folder_.shell("size=$(stat -c %s " + model + ") && truncate -s -100000 " + model +
-                          " && head -c 100000 /dev/zero | tr '\\0' '\\377' >> " + model)
+  ASSERT_EQ(folder_
+                .shell("size=$(stat -c %s " + model + ") && truncate -s -100000 " + model +
+                       " && head -c 100000 /dev/zero | tr '\\0' '\\377' >> " + model)
                 .code,
             0);
   const Outcome text = folder_.run("plan run.yaml --ranks 2");
