@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/dry_run.h"
 #include "kernels/norm.h"
 
 namespace shardtune::autograd {
@@ -79,6 +80,8 @@ void store_element(const TensorView& x, int64_t i, float value) {
 
 // slot (+)= a * b; b may be one row against a's rows.
 void multiply_into(const TensorView& a, const TensorView& b, const GradSlot& slot) {
+  if (DryRun::current() != nullptr)
+    return;
   const int64_t width = b.numel();
   for (int64_t i = 0; i < a.numel(); ++i) {
     const float base = slot.accumulate == Accumulate::kYes ? element(slot.grad, i) : 0.0f;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <exception>
 
+#include "core/dry_run.h"
+
 namespace shardtune {
 
 namespace {
@@ -37,7 +39,7 @@ void set_num_threads(int n) { omp_set_num_threads(std::max(n, 1)); }
 
 void parallel_for(int64_t count, int64_t grain,
                   const std::function<void(int64_t begin, int64_t end)>& body) {
-  if (count <= 0)
+  if (count <= 0 || DryRun::current() != nullptr)
     return;
   const int64_t ranges =
       std::min<int64_t>(num_threads(), std::max<int64_t>(count / std::max<int64_t>(grain, 1), 1));
@@ -53,6 +55,8 @@ void parallel_for(int64_t count, int64_t grain,
 }
 
 void parallel_tasks(int64_t count, const std::function<void(int64_t i)>& body) {
+  if (DryRun::current() != nullptr)
+    return;
   if (omp_in_parallel() || num_threads() == 1 || count == 1) {
     for (int64_t i = 0; i < count; ++i)
       body(i);

@@ -1,5 +1,6 @@
 // Data-parallel loops over OpenMP threads. The split never changes a result: every index is
-// computed whole by one thread, and sums over indices are the caller's, in a fixed order.
+// computed whole by one thread, and sums over indices are the caller's, in a fixed order. In a dry
+// run (core/dry_run.h) no body runs.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
 #include "core/tensor.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -8,8 +9,11 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "core/dry_run.h"
 
 namespace shardtune {
 
@@ -61,14 +65,22 @@ TensorView TensorView::rows(int64_t begin, int64_t end) const {
 namespace {
 constexpr int64_t kAlignment = 64;
 
-// From this size on a buffer is pages of its own: given back, it leaves no hole in the heap.
-constexpr int64_t kOwnPages = 1 << 20;
+// From this size on a buffer is pages of its own: given back, it leaves no hole in the heap, which
+// would stay resident. Smaller ones are few per cent of a run and stay with the pool: freed and
+// allocated again and again, aligned blocks make glibc's heap grow (its bug 14581, until 2.38).
+constexpr int64_t kOwnPages = 1 << 16;
+constexpr int64_t kPageBytes = 4096;
+// Every so many bytes of growth, pages between the heap's blocks go back too: oneDNN allocates
+// scratch of its own there, aligned, whose holes would add up while activations do.
+constexpr int64_t kHeapTrimBytes = 16 << 20;
 
 void* system_allocate(int64_t size) {
   if (size < kOwnPages)
     return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+  // A dry run may ask for more than the machine has; it touches nothing.
+  const int reserve = DryRun::current() != nullptr ? MAP_NORESERVE : 0;
   void* const pointer = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                             MAP_PRIVATE | MAP_ANONYMOUS | reserve, -1, 0);
   return pointer == MAP_FAILED ? nullptr : pointer;
 }
 
@@ -96,6 +108,26 @@ struct BufferPool::State {
   int64_t in_use = 0;
   int64_t peak = 0;
   int64_t kept_bytes = 0;
+  int64_t grown_since_trim = 0;
+  std::unordered_map<const void*, int64_t> touched;  // bytes of every buffer, in use or kept
+  int64_t resident = 0;
+  int64_t peak_resident = 0;
+
+  void touch(const void* pointer, int64_t num_bytes) {
+    int64_t& bytes = touched[pointer];
+    const int64_t now = std::max(bytes, round_up(std::max<int64_t>(num_bytes, 1), kPageBytes));
+    resident += now - bytes;
+    bytes = now;
+    peak_resident = std::max(peak_resident, resident);
+  }
+
+  void free_buffer(void* pointer, int64_t size) noexcept {
+    if (const auto found = touched.find(pointer); found != touched.end()) {
+      resident -= found->second;
+      touched.erase(found);
+    }
+    system_free(pointer, size);
+  }
 
   void* take_kept(int64_t size) {
     const auto found = kept.find(size);
@@ -107,12 +139,13 @@ struct BufferPool::State {
     return pointer;
   }
 
-  // Frees kept buffers, the largest first, until at most `bytes` are kept.
-  void shrink_to(int64_t bytes) {
-    while (kept_bytes > bytes && !kept.empty()) {
+  // Frees kept buffers of at least `smallest` bytes, the largest first, until at most `bytes` are
+  // kept.
+  void shrink_to(int64_t bytes, int64_t smallest) {
+    while (kept_bytes > bytes && !kept.empty() && std::prev(kept.end())->first >= smallest) {
       const auto largest = std::prev(kept.end());
       kept_bytes -= largest->first;
-      system_free(largest->second, largest->first);
+      free_buffer(largest->second, largest->first);
       kept.erase(largest);
     }
   }
@@ -134,7 +167,12 @@ void* BufferPool::allocate(int64_t num_bytes) {
   const int64_t in_use = state_->in_use + size;
   void* pointer = state_->take_kept(size);
   if (pointer == nullptr) {
-    state_->shrink_to(std::max(state_->peak - in_use, int64_t{0}));
+    state_->shrink_to(std::max(state_->peak - in_use, int64_t{0}), kOwnPages);
+    state_->grown_since_trim += size;
+    if (state_->grown_since_trim >= kHeapTrimBytes) {
+      state_->grown_since_trim = 0;
+      malloc_trim(0);
+    }
     pointer = system_allocate(size);
   }
   if (pointer == nullptr) {
@@ -144,6 +182,7 @@ void* BufferPool::allocate(int64_t num_bytes) {
   }
   state_->in_use = in_use;
   state_->peak = std::max(state_->peak, in_use);
+  state_->touch(pointer, num_bytes);
   return pointer;
 }
 
@@ -155,13 +194,13 @@ void BufferPool::release(void* pointer, int64_t num_bytes) noexcept {
     state_->kept.emplace(size, pointer);
     state_->kept_bytes += size;
   } catch (const std::bad_alloc&) {
-    system_free(pointer, size);
+    state_->free_buffer(pointer, size);
   }
 }
 
 void BufferPool::trim() noexcept {
   const std::lock_guard lock(state_->mutex);
-  state_->shrink_to(0);
+  state_->shrink_to(0, 0);
 }
 
 int64_t BufferPool::bytes_in_use() const {
@@ -179,13 +218,32 @@ int64_t BufferPool::bytes_kept() const {
   return state_->kept_bytes;
 }
 
+int64_t BufferPool::peak_resident_bytes() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->peak_resident;
+}
+
+namespace {
+void* allocate_buffer(int64_t num_bytes) {
+  DryRun* const dry_run = DryRun::current();
+  return dry_run != nullptr ? dry_run->allocate(num_bytes)
+                            : BufferPool::process().allocate(num_bytes);
+}
+
+void release_buffer(void* pointer, int64_t num_bytes) noexcept {
+  DryRun* const dry_run = DryRun::current();
+  if (dry_run == nullptr || !dry_run->release(pointer, num_bytes))
+    BufferPool::process().release(pointer, num_bytes);
+}
+}  // namespace
+
 Tensor::Tensor(Shape shape, DType dtype)
-    : view_(BufferPool::process().allocate(checked_mul(shape.numel(), size_of(dtype))), dtype,
-            shape) {}
+    : view_(allocate_buffer(checked_mul(shape.numel(), size_of(dtype))), dtype, shape) {}
 
 Tensor Tensor::zeros(Shape shape, DType dtype) {
   Tensor tensor(shape, dtype);
-  std::memset(tensor.view_.raw(), 0, static_cast<size_t>(tensor.num_bytes()));
+  if (DryRun::current() == nullptr)
+    std::memset(tensor.view_.raw(), 0, static_cast<size_t>(tensor.num_bytes()));
   return tensor;
 }
 
@@ -198,7 +256,7 @@ Tensor Tensor::from(std::span<const float> values, Shape shape) {
 
 Tensor::~Tensor() {
   if (!view_.empty())
-    BufferPool::process().release(view_.raw(), view_.num_bytes());
+    release_buffer(view_.raw(), view_.num_bytes());
 }
 
 Tensor::Tensor(Tensor&& other) noexcept : view_(std::exchange(other.view_, TensorView())) {}
@@ -210,7 +268,8 @@ Tensor& Tensor::operator=(Tensor&& other) noexcept {
 
 Tensor Tensor::clone() const {
   Tensor copy(shape(), dtype());
-  std::memcpy(copy.view_.raw(), view_.raw(), static_cast<size_t>(num_bytes()));
+  if (DryRun::current() == nullptr)
+    std::memcpy(copy.view_.raw(), view_.raw(), static_cast<size_t>(num_bytes()));
   return copy;
 }
 

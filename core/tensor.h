@@ -103,6 +103,9 @@ class BufferPool {
   int64_t bytes_in_use() const;
   int64_t peak_bytes_in_use() const;
   int64_t bytes_kept() const;
+  /// The most bytes of pages that buffers covered at once, in use or kept: of a buffer, the pages
+  /// that a caller asked for so far. What is rounded up past them is never touched.
+  int64_t peak_resident_bytes() const;
 
   BufferPool();
   ~BufferPool();

@@ -66,6 +66,7 @@ void compare_weights(const adapters::Adapter& adapter, const AdapterValues& valu
         const auto read = source->bytes(*info);
         is_equal = std::memcmp(read.data(), value.raw(), read.size()) == 0;
       });
+      source->drop(*info);
     }
     if (!is_equal)
       throw CorruptBlockError(path.string() + ": " + peft_key(tensor) +

@@ -1,5 +1,6 @@
 #include "kernels/attention.h"
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/attention_bf16.h"
 #include "kernels/attention_tasks.h"
@@ -16,6 +17,8 @@ const bf16::TileFunctions* bf16_functions(const TensorView& q) {
 PackedAttention pack(const AttentionForward& args, cpu::PackFor pass) {
   const int64_t tiles = pass == cpu::PackFor::kForward ? 2 : 3;
   PackedAttention packed = plan_packing(args, tiles, DType::kFloat32);
+  count_task_scratch(static_cast<int64_t>(packed.blocks.size()),
+                     cpu::pack_scratch_floats(packed.keys.padded_dim) * size_of(DType::kFloat32));
   parallel_tasks(static_cast<int64_t>(packed.blocks.size()), [&](int64_t i) {
     cpu::pack_key_block(packed.blocks[static_cast<size_t>(i)], packed.keys, pass);
   });
@@ -25,10 +28,13 @@ PackedAttention pack(const AttentionForward& args, cpu::PackFor pass) {
 
 void attention(const AttentionForward& args) {
   check_attention(args);
+  const PurposeScope purpose(Purpose::kAttention);
   if (const bf16::TileFunctions* const functions = bf16_functions(args.q))
     return bf16::attention(args, *functions);
   const PackedAttention packed = pack(args, cpu::PackFor::kForward);
   const auto tasks = query_block_tasks(packed.samples, args.shape.num_heads);
+  count_task_scratch(static_cast<int64_t>(tasks.size()),
+                     cpu::query_scratch_floats(packed.keys.padded_dim) * size_of(DType::kFloat32));
   parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const QueryBlockTask& task = tasks[static_cast<size_t>(i)];
     cpu::attention_query_block(args, packed.keys, packed.samples[static_cast<size_t>(task.sample)],
@@ -38,11 +44,15 @@ void attention(const AttentionForward& args) {
 
 void attention_backward(const AttentionBackward& args) {
   check_attention_backward(args);
+  const PurposeScope purpose(Purpose::kAttention);
   if (const bf16::TileFunctions* const functions = bf16_functions(args.forward.q))
     return bf16::attention_backward(args, *functions);
   const PackedAttention packed = pack(args.forward, cpu::PackFor::kBackward);
   const KeyGradientSums sums(args, packed);
   const auto tasks = head_tasks(packed.samples, args.forward.shape.num_heads);
+  count_task_scratch(static_cast<int64_t>(tasks.size()),
+                     cpu::head_scratch_floats(packed.keys.padded_dim, longest_sample(packed)) *
+                         size_of(DType::kFloat32));
   parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     cpu::attention_backward_head(args, packed.keys, tasks[static_cast<size_t>(i)], sums.parts());
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/attention_tasks.h"
 
@@ -78,6 +79,8 @@ void attention(const AttentionForward& args, const TileFunctions& functions) {
   const PackedAttention packed = pack(args, cpu::PackFor::kForward);
   const auto tasks = query_block_tasks(packed.samples, shape.num_heads);
   const int64_t padded = packed.keys.padded_dim;
+  count_task_scratch(static_cast<int64_t>(tasks.size()),
+                     query_scratch_floats(padded) * size_of(DType::kFloat32));
   parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     const QueryBlockTask& from = tasks[static_cast<size_t>(i)];
     const cpu::SampleRange& sample = packed.samples[static_cast<size_t>(from.sample)];
@@ -142,6 +145,9 @@ void attention_backward(const AttentionBackward& args, const TileFunctions& func
   const PackedAttention packed = pack(args.forward, cpu::PackFor::kBackward);
   const KeyGradientSums sums(args, packed);
   const auto tasks = head_tasks(packed.samples, args.forward.shape.num_heads);
+  count_task_scratch(static_cast<int64_t>(tasks.size()),
+                     head_scratch_floats(packed.keys.padded_dim, longest_sample(packed)) *
+                         size_of(DType::kFloat32));
   parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
     run_head(args, packed, tasks[static_cast<size_t>(i)], sums.parts(), functions);
   });

@@ -43,7 +43,7 @@ void transpose_tile(const float* rows, int64_t padded, float* out) {
 void PackKeyBlock(const cpu::PackBlock& block, const cpu::PackedKeys& keys, cpu::PackFor pass) {
   const int64_t dim = block.k.dim(1) / keys.num_kv_heads, padded = keys.padded_dim;
   const int64_t count = block.end - block.begin;
-  const Tensor rows(Shape{kKeyBlock, padded}, DType::kFloat32);
+  const Tensor rows(Shape{cpu::pack_scratch_floats(padded)}, DType::kFloat32);
   for (int64_t head = 0; head < keys.num_kv_heads; ++head) {
     float* const tiles = keys.block(block.index, head);
     const auto load_rows = [&](const TensorView& x, float* to) {
@@ -168,7 +168,7 @@ void AttentionQueryBlock(const AttentionForward& args, const cpu::PackedKeys& ke
   const AttentionShape& shape = args.shape;
   const int64_t padded = keys.padded_dim, rows = std::min(kQueryBlock, sample.length() - first);
   const int64_t kv_head = head * shape.num_kv_heads / shape.num_heads;
-  const Tensor scratch(Shape{2 * kQueryBlock * padded + kQueryBlock * kKeyBlock}, DType::kFloat32);
+  const Tensor scratch(Shape{cpu::query_scratch_floats(padded)}, DType::kFloat32);
   QueryTile tile{};
   tile.q = scratch.data<float>();
   tile.out = tile.q + kQueryBlock * padded;
@@ -291,8 +291,7 @@ void AttentionBackwardHead(const AttentionBackward& args, const cpu::PackedKeys&
   const AttentionShape& shape = forward.shape;
   const int64_t padded = keys.padded_dim, length = task.sample.length();
   const int64_t num_tokens = forward.q.dim(0), dim = shape.head_dim;
-  const Tensor scratch(Shape{length * (3 * padded + 2) + 2 * kQueryBlock * kKeyBlock},
-                       DType::kFloat32);
+  const Tensor scratch(Shape{cpu::head_scratch_floats(padded, length)}, DType::kFloat32);
   HeadTiles tiles{};
   tiles.q = scratch.data<float>();
   tiles.dout = tiles.q + length * padded;

@@ -37,6 +37,15 @@ struct PackedKeys {
 };
 
 enum class PackFor { kForward, kBackward };
+/// Floats that a task of each kind allocates: packing a block, a block of queries forward, a whole
+/// (sample, head) backward.
+inline int64_t pack_scratch_floats(int64_t padded) { return kKeyBlock * padded; }
+inline int64_t query_scratch_floats(int64_t padded) {
+  return 2 * kQueryBlock * padded + kQueryBlock * kKeyBlock;
+}
+inline int64_t head_scratch_floats(int64_t padded, int64_t length) {
+  return length * (3 * padded + 2) + 2 * kQueryBlock * kKeyBlock;
+}
 /// Packs rows [begin, end) of k and v [rows, Hk*D], at most kKeyBlock, as block `index`.
 struct PackBlock {
   TensorView k, v;

@@ -115,6 +115,13 @@ PackedAttention plan_packing(const AttentionForward& args, int64_t tiles, DType 
   return packed;
 }
 
+int64_t longest_sample(const PackedAttention& packed) {
+  int64_t longest = 0;
+  for (const cpu::SampleRange& sample : packed.samples)
+    longest = std::max(longest, sample.length());
+  return longest;
+}
+
 std::vector<QueryBlockTask> query_block_tasks(const std::vector<cpu::SampleRange>& samples,
                                               int64_t num_heads) {
   std::vector<QueryBlockTask> tasks;

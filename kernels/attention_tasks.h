@@ -25,6 +25,9 @@ struct PackedAttention {
 /// Plans the blocks and allocates `tiles` tiles of `dtype` for each; the caller packs.
 PackedAttention plan_packing(const AttentionForward& args, int64_t tiles, DType dtype);
 
+/// Tokens of the longest sample.
+int64_t longest_sample(const PackedAttention& packed);
+
 /// Forward tasks, the long ones first, so that threads finish together.
 struct QueryBlockTask {
   int64_t sample, head, first;

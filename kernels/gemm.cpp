@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/checks.h"
 #include "kernels/elementwise.h"
@@ -51,8 +52,28 @@ const std::byte* offset(const void* data, DType dtype, int64_t elements) {
   return static_cast<const std::byte*>(data) + elements * size_of(dtype);
 }
 
+// Counts the scratch of a product's blocks in a dry run: those of a corner, the edges and the
+// inside meet every shape there is.
+void count_block_scratch(const ProductSpec& whole, const Cut& cut) {
+  if (DryRun::current() == nullptr)
+    return;
+  const PurposeScope purpose(Purpose::kProducts);
+  int64_t largest = 0;
+  for (const int64_t rows : {std::min(cut.rows, whole.m), whole.m % cut.rows}) {
+    for (const int64_t columns : {std::min(cut.columns, whole.n), whole.n % cut.columns}) {
+      ProductSpec spec = whole;
+      spec.m = rows;
+      spec.n = columns;
+      if (rows > 0 && columns > 0)
+        largest = std::max(largest, product_scratch_bytes(spec));
+    }
+  }
+  count_task_scratch(ceil_div(whole.m, cut.rows) * ceil_div(whole.n, cut.columns), largest);
+}
+
 void run_blocks(const ProductSpec& whole, const void* a, const void* b, void* c) {
   const Cut cut = choose_cut(whole.m, whole.n, whole.k);
+  count_block_scratch(whole, cut);
   const int64_t column_blocks = ceil_div(whole.n, cut.columns);
   parallel_tasks(ceil_div(whole.m, cut.rows) * column_blocks, [&](int64_t task) {
     const int64_t row = task / column_blocks * cut.rows;
@@ -81,6 +102,7 @@ constexpr int64_t kTokenProductColumns = 256;
 // once, after the addition.
 void gemm_in_float32(const TensorView& a, const TensorView& b, Transpose transpose_b,
                      const TensorView& c, Accumulate accumulate, float scale) {
+  const PurposeScope purpose(Purpose::kProducts);
   const bool convert_inputs = a.dtype() != DType::kFloat32;
   const Tensor a_f32 = convert_inputs ? to_float32(a) : Tensor();
   const Tensor b_f32 = convert_inputs ? to_float32(b) : Tensor();
@@ -143,7 +165,13 @@ void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, co
   spec.accumulate = Accumulate::kYes;
   spec.scale = scale;
   // Blocks of whole rows, as many as a core's cache keeps between the product and the rounding.
-  const int64_t rows = std::clamp<int64_t>(round_up(98304 / n, 16), 16, 256);
+  const int64_t rows = std::min(m, std::clamp<int64_t>(round_up(98304 / n, 16), 16, 256));
+  spec.m = rows;
+  if (DryRun::current() != nullptr) {
+    const PurposeScope purpose(Purpose::kProducts);
+    count_task_scratch(ceil_div(m, rows), rows * n * size_of(DType::kFloat32),
+                       product_scratch_bytes(spec));
+  }
   parallel_tasks(ceil_div(m, rows), [&](int64_t task) {
     const int64_t begin = task * rows, end = std::min(m, begin + rows);
     ProductSpec block = spec;
@@ -170,6 +198,7 @@ void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorVie
     return;
   if (tokens == 0)
     return clear_or_keep(out, accumulate);
+  const PurposeScope purpose(Purpose::kProducts);
   if (dy.dtype() == DType::kBFloat16 && !has_fast_bfloat16())
     return gemm_over_tokens(to_float32(dy), to_float32(x), out, accumulate, scale);
 
@@ -181,6 +210,10 @@ void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorVie
   whole.input_dtype = dy.dtype();
   whole.scale = scale;
   const int64_t columns = n <= 64 ? kTokenProductColumns / 2 : kTokenProductColumns;
+  whole.m = n;
+  whole.n = k;
+  whole.k = std::min(kTokenChunk, tokens);
+  count_block_scratch(whole, {kTokenProductRows, columns});
   const int64_t column_blocks = ceil_div(k, columns);
   parallel_tasks(ceil_div(n, kTokenProductRows) * column_blocks, [&](int64_t task) {
     const int64_t row = task / column_blocks * kTokenProductRows;

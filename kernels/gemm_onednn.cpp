@@ -123,12 +123,22 @@ std::string describe(const ProductSpec& spec) {
 }
 }  // namespace
 
-void run_product(const ProductSpec& spec, const void* a, const void* b, void* c) {
+namespace {
+ProductCache& product_cache() {
   // Never destroyed: worker threads may still run products while main() returns.
   static ProductCache& cache = *std::make_unique<ProductCache>().release();
+  return cache;
+}
+}  // namespace
+
+int64_t product_scratch_bytes(const ProductSpec& spec) {
+  return static_cast<int64_t>(product_cache().get(spec)->scratchpad.get_size());
+}
+
+void run_product(const ProductSpec& spec, const void* a, const void* b, void* c) {
   thread_local dnnl::stream stream(cpu_engine());
   try {
-    const auto product = cache.get(spec);
+    const auto product = product_cache().get(spec);
     const auto wrap = [](const memory::desc& desc, const void* data) {
       return memory(desc, cpu_engine(), const_cast<void*>(data));
     };

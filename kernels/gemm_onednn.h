@@ -28,4 +28,7 @@ struct ProductSpec {
 /// Errors  DeviceError: oneDNN refuses the product
 void run_product(const ProductSpec& spec, const void* a, const void* b, void* c);
 
+/// Bytes of scratch that one call of run_product holds.
+int64_t product_scratch_bytes(const ProductSpec& spec);
+
 }  // namespace shardtune::kernels

@@ -1,4 +1,6 @@
 // Entry of the program: finds the verb, turns what it throws into one message and an exit code.
+#include <malloc.h>
+
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -48,6 +50,9 @@ int run(const std::vector<std::string>& arguments, const RankInfo& ranks) {
 
 int main(int argc, char** argv) {
   using namespace shardtune::launch;
+  // From 1 MiB on an allocation is pages of its own and goes back when it is freed. By itself glibc
+  // raises this bound to 32 MiB and keeps what is below, so that memory would depend on history.
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
   const RankInfo ranks = rank_from_environment();
   int code = 0;
   try {

@@ -40,6 +40,13 @@ trainer::RunConfig load_config_on_all_ranks(const TrainArguments& arguments,
   return std::move(*config);
 }
 
+io::Json list_of(const std::vector<int64_t>& values) {
+  io::Json list = io::Json::array();
+  for (const int64_t value : values)
+    list.push_back(value);
+  return list;
+}
+
 io::Json result_json(const trainer::TrainResult& result) {
   io::Json json = io::Json::object();
   json.set("steps", result.steps);
@@ -50,6 +57,10 @@ io::Json result_json(const trainer::TrainResult& result) {
   json.set("eval_loss", result.has_eval ? io::Json(result.eval_loss) : io::Json());
   json.set("tokens_per_second", result.tokens_per_second);
   json.set("peak_rss_bytes", result.peak_rss_bytes);
+  json.set("rank_peak_rss_bytes", list_of(result.rank_peak_rss_bytes));
+  json.set("rank_predicted_bytes", list_of(result.rank_predicted_bytes));
+  json.set("pool_peak_bytes", result.pool_peak_bytes);
+  json.set("predicted_pool_bytes", result.predicted_pool_bytes);
   json.set("adapter", result.adapter_folder.empty() ? io::Json() : io::Json(result.adapter_folder));
   return json;
 }
@@ -111,7 +122,8 @@ int run_train(Arguments arguments) {
   line.repeated("set", "KEY=VALUE", "overrides a key, e.g. training.learning_rate=1e-4");
   line.value("resume", "WHICH",
              "auto (default): newest whole checkpoint of output_dir; never; PATH");
-  line.flag("dry-run", "check inputs and print data and plan; load no weights, write nothing");
+  line.flag("dry-run",
+            "check inputs, print data and the memory plan; load no weights, write nothing");
   line.flag("json", "print the result as one JSON document");
   line.threads_option();
   if (!line.parse(arguments))

@@ -10,13 +10,13 @@ namespace {
 
 constexpr Verb kVerbs[] = {
     {"train", "fine-tune by a YAML configuration", &run_train},
+    {"plan", "memory, traffic and disk of a run before it starts", &run_plan},
     {"eval", "loss, perplexity and exact match on a data file", &run_eval},
     {"generate", "continue one prompt or a file of prompts", &run_generate},
     {"tokenize", "text to token ids and back", &run_tokenize},
     {"export", "merged weights or an adapter that other tools load", &run_export},
     {"inspect", "tensors and metadata of a model, adapter or checkpoint", &run_inspect},
     {"version", "version, build options, CPU and libraries", &run_version},
-    {"plan", "memory and traffic of a run before it starts (later)", nullptr},
     {"audit", "the tokens a run would train on (later)", nullptr},
     {"chat", "a conversation in the terminal (later)", nullptr},
     {"quantize", "a quantised checkpoint for other tools (later)", nullptr},

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
@@ -40,6 +41,8 @@ UnitLease lease_chunk(const VocabularyTable& head, int64_t chunk) {
 }
 
 void gather_rows(const TensorView& from, std::span<const int64_t> rows, const TensorView& to) {
+  if (DryRun::current() != nullptr)
+    return;
   const size_t row_bytes = static_cast<size_t>(from.dim(1) * size_of(from.dtype()));
   for (size_t i = 0; i < rows.size(); ++i) {
     std::memcpy(
@@ -91,6 +94,8 @@ class RowBlock {
 
   /// After backward() of all chunks.
   void scatter_gradient(const TensorView& dhidden) const {
+    if (DryRun::current() != nullptr)
+      return;
     const int64_t width = head_.hidden_size();
     for (int64_t i = 0; i < x_.dim(0); ++i) {
       std::copy_n(dx_.data<float>() + i * width, width,
@@ -207,6 +212,7 @@ HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Varia
 HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
                             std::span<const int32_t> labels, float scale, HeadWalk walk) {
   SHARDTUNE_ASSERT(static_cast<int64_t>(labels.size()) <= hidden.dim(0));
+  const PurposeScope purpose(Purpose::kHead);
   const std::vector<int64_t> rows = trained_rows(labels);
   HeadLoss loss;
   loss.num_trained_tokens = static_cast<int64_t>(rows.size());

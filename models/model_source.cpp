@@ -52,6 +52,7 @@ class TensorsSource : public ModelSource {
   const std::string& path() const override { return path_; }
   bool has(const std::string& name) const override { return locate(name) != nullptr; }
   std::vector<int64_t> shape(const std::string& name) const override { return need(name).shape; }
+  int64_t file_bytes(const std::string& name) const override { return need(name).num_bytes; }
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
     const io::TensorInfo& tensor = need(name);
     const Rows rows = rows_of(tensor.shape);

@@ -22,6 +22,8 @@ class ModelSource {
   virtual bool has(const std::string& name) const = 0;
   /// Shape under `name`; DataError when absent.
   virtual std::vector<int64_t> shape(const std::string& name) const = 0;
+  /// Bytes of the tensor in the file; DataError when absent.
+  virtual int64_t file_bytes(const std::string& name) const = 0;
   /// Rows [begin, end) of a matrix (or elements of a vector) as fp32.
   virtual void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const = 0;
   /// Drops the tensor's mapped pages.

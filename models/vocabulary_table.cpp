@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/elementwise.h"
 

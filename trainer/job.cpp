@@ -51,14 +51,7 @@ void warn_truncated(const data::Dataset& dataset, const char* name, int64_t max_
 
 void make_plan(Job& job) {
   const TrainingSection& training = job.config.training;
-  data::PlanOptions options;
-  options.packing =
-      job.config.data.packing ? data::Packing::kPacked : data::Packing::kOneSamplePerRow;
-  options.max_length = job.config.data.max_length;
-  options.micro_batch_size = training.micro_batch_size;
-  options.global_batch_size = training.global_batch_size;
-  options.seed = training.seed;
-  job.plan = std::make_unique<data::DataPlan>(job.train_set.samples, options);
+  job.plan = std::make_unique<data::DataPlan>(job.train_set.samples, plan_options(job.config));
   job.total_steps = training.max_steps > 0 ? training.max_steps
                                            : job.plan->total_steps(training.num_train_epochs);
   job.last_step = training.stop_at_step > 0 ? std::min(job.total_steps, training.stop_at_step)
@@ -97,6 +90,16 @@ void check_context(const Job& job) {
 
 }  // namespace
 
+data::PlanOptions plan_options(const RunConfig& config) {
+  data::PlanOptions options;
+  options.packing = config.data.packing ? data::Packing::kPacked : data::Packing::kOneSamplePerRow;
+  options.max_length = config.data.max_length;
+  options.micro_batch_size = config.training.micro_batch_size;
+  options.global_batch_size = config.training.global_batch_size;
+  options.seed = config.training.seed;
+  return options;
+}
+
 void check_inputs(Job& job) {
   const RunConfig& config = job.config;
   job.source = models::open_model_source(config.model.model_name_or_path);
@@ -131,6 +134,10 @@ void agree_on_inputs(Job& job, const std::string& identity) {
   }
   parallel::check_same_on_all_ranks(comm, "tokens of the data files",
                                     digest_of(job.train_set, job.eval_set));
+}
+
+void agree_on_base(Job& job) {
+  parallel::Communicator& comm = job.comm;
   // The ranks of one host read one file: its first rank hashes it.
   const bool hashes_base = comm.local_rank() == 0;
   const auto bases = comm.all_gather_strings(hashes_base ? job.source->content_hash() : "");

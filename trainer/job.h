@@ -42,7 +42,7 @@ struct Job {
   int64_t total_steps = 0;  // of the schedule
   int64_t last_step = 0;    // where this process ends: total_steps or stop_at_step
 
-  // Filled by agree_on_inputs().
+  // Filled by agree_on_base().
   std::string base_sha256;
 
   // Filled by load().
@@ -52,14 +52,19 @@ struct Job {
   std::unique_ptr<OptimizerStates> states;
 };
 
+/// The options of the data plan that the configuration asks for.
+data::PlanOptions plan_options(const RunConfig& config);
+
 /// Opens the model's header, tokenises, plans. No collective: what is wrong in the inputs is told
 /// by every rank that sees it. Errors  those of model, tokenizer, template and data; ConfigError:
 /// max_length above the model's
 ///         context
 void check_inputs(Job& job);
 
-/// RankMismatchError when ranks were started with another config, program, model or data.
+/// RankMismatchError when ranks were started with another config, program or data.
 void agree_on_inputs(Job& job, const std::string& identity);
+/// Reads and hashes the weights: RankMismatchError when the ranks have other ones.
+void agree_on_base(Job& job);
 
 /// Loads and quantises the base, attaches the adapter, shards, makes zero optimizer states.
 void load(Job& job);

@@ -144,6 +144,7 @@ ManifestFile describe_file(const fs::path& folder, const std::string& name) {
         bytes.subspan(begin, std::min<size_t>(kManifestBlockBytes, bytes.size() - begin));
     file.crc32c.push_back(io::crc32c(block));
     sha256.update(block);
+    mapped.drop(block);
   }
   file.sha256 = sha256.hex_digest();
   return file;

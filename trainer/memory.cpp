@@ -1,15 +1,14 @@
 #include "trainer/memory.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <fstream>
 #include <optional>
 #include <sstream>
 #include <string>
-
-#include "core/log.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -35,19 +34,21 @@ int64_t available_in_meminfo() {
   return -1;
 }
 
-std::string row(const char* name, int64_t bytes) {
-  char text[64];
-  std::snprintf(text, sizeof text, "  %-12s %10.1f MiB", name,
-                static_cast<double>(bytes) / (1 << 20));
-  return text;
-}
-
 }  // namespace
 
 int64_t peak_rss_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+int64_t resident_bytes() {
+  malloc_trim(0);
+  std::ifstream file("/proc/self/statm");
+  int64_t pages = 0, resident_pages = 0;
+  if (!(file >> pages >> resident_pages))
+    return peak_rss_bytes();
+  return resident_pages * sysconf(_SC_PAGESIZE);
 }
 
 int64_t available_bytes() {
@@ -59,22 +60,6 @@ int64_t available_bytes() {
     available = available < 0 ? left : std::min(available, left);
   }
   return available;
-}
-
-void log_memory_table(const Job& job, int64_t pool_bytes_before_probe) {
-  const parallel::StoreMemory store = job.store->memory();
-  const int64_t activations =
-      std::max<int64_t>(0, BufferPool::process().peak_bytes_in_use() - pool_bytes_before_probe);
-  log_info("memory of rank 0:");
-  log_info(row("base", store.base_bytes));
-  log_info(row("adapters", store.adapter_bytes));
-  if (store.unit_bytes > 0)
-    log_info(row("gathered", store.unit_bytes));
-  log_info(row("gradients", store.gradient_bytes));
-  log_info(row("optimizer", job.states->num_bytes()));
-  log_info(row("activations", activations));
-  if (const int64_t available = available_bytes(); available >= 0)
-    log_info(row("free", available));
 }
 
 }  // namespace shardtune::trainer

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <sstream>
 
 #include "core/log.h"
 #include "core/parallel_for.h"
 #include "core/rng.h"
+#include "core/topology.h"
 #include "export/peft_adapter.h"
 #include "export/provenance.h"
 #include "io/file.h"
@@ -14,6 +16,9 @@
 #include "trainer/job.h"
 #include "trainer/loop.h"
 #include "trainer/memory.h"
+#include "trainer/memory_plan.h"
+#include "trainer/plan_search.h"
+#include "trainer/plan_text.h"
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/signals.h"
@@ -94,20 +99,56 @@ void prepare(Job& job, const std::optional<Checkpoint>& start) {
   if (start)
     restore(job, *start);
   const int64_t first_step = start ? start->step : 0;
-  const int64_t before_probe = BufferPool::process().bytes_in_use();
-  const int64_t unit_bytes = job.store->memory().unit_bytes;
   if (first_step < job.last_step)
     probe_longest_micro_batch(job, first_step);
-  // Buffers of units that stayed leased are a row of their own, no activations.
-  log_memory_table(job, before_probe + job.store->memory().unit_bytes - unit_bytes);
 }
 
-TrainResult run_job(Job& job, const TrainOptions& options, const std::function<int()>& signal) {
+void log_lines(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    log_info(line);
+}
+
+/// Plans the run and tells the plan; OutOfMemoryError on every rank when it does not fit. The
+/// ranks of the fullest host and the least memory of any host count. Collective.
+RunPlan plan_or_refuse(const Job& job, const ProcessBytes& process) {
+  parallel::Communicator& comm = job.comm;
+  const HostLimit host{static_cast<int>(comm.all_reduce_max(comm.local_size())),
+                       comm.all_reduce_min(usable_memory_bytes())};
+  const PlanFunction plan = plan_function(job, comm.world_size(), process);
+  RunPlan own = plan(configured_choice(job.config));
+  run_on_rank_zero(comm, [&] {
+    if (!fits(own, host))
+      throw_not_fitting(job, own, plan, host);
+    log_lines(plan_table(job, own, host));
+    return std::string();
+  });
+  return own;
+}
+
+/// What was predicted beside what was measured, for every rank. Collective.
+void compare_with_plan(const Job& job, const RunPlan& plan, TrainResult& result) {
+  parallel::Communicator& comm = job.comm;
+  const int64_t predicted = comm.rank() == 0 ? plan.first_rank_bytes : plan.other_rank_bytes;
+  result.rank_peak_rss_bytes = comm.all_gather_value(peak_rss_bytes());
+  result.rank_predicted_bytes = comm.all_gather_value(predicted);
+  result.peak_rss_bytes = std::ranges::max(result.rank_peak_rss_bytes);
+  result.pool_peak_bytes = BufferPool::process().peak_bytes_in_use();
+  result.predicted_pool_bytes = plan.pool_bytes;
+  for (size_t rank = 0; rank < result.rank_peak_rss_bytes.size(); ++rank) {
+    log_info("memory of rank " + std::to_string(rank) + ": predicted " +
+             bytes_text(result.rank_predicted_bytes[rank]) + ", measured peak " +
+             bytes_text(result.rank_peak_rss_bytes[rank]));
+  }
+}
+
+TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
+                    const std::function<int()>& signal) {
   RunFolder folder(job.comm, job.config.checkpoint.output_dir);
   if (job.comm.rank() == 0)
     log_to_file((folder.path() / "train.log").string());
   log_job(job);
-  const std::optional<Checkpoint> start = choose_start(job, folder, options);
+  std::optional<Checkpoint> start = choose_start(job, folder, options);
   const int64_t first_step = start ? start->step : 0;
   run_on_rank_zero(job.comm, [&] {
     open_run_files(job, folder, first_step);
@@ -118,18 +159,19 @@ TrainResult run_job(Job& job, const TrainOptions& options, const std::function<i
   Loop loop(job, folder, options, first_step);
   if (start)
     loop.result().resumed_from = first_step;
+  start.reset();  // whole tensors of all ranks
   loop.run(signal);
   TrainResult& result = loop.result();
-  result.peak_rss_bytes = job.comm.all_reduce_max(peak_rss_bytes());
   result.finished = result.steps >= job.total_steps;
-  if (!result.finished)
-    return result;
-  if (!job.eval_set.samples.empty() && !result.has_eval)
-    loop.evaluate();
-  const std::vector<NamedTensor> trained = read_trainables(*job.store, job.comm);
-  result.adapter_folder = run_on_rank_zero(
-      job.comm, [&] { return export_adapter(job, trained, folder.path(), result.steps); });
-  log_info("wrote " + result.adapter_folder);
+  if (result.finished) {
+    if (!job.eval_set.samples.empty() && !result.has_eval)
+      loop.evaluate();
+    const std::vector<NamedTensor> trained = read_trainables(*job.store, job.comm);
+    result.adapter_folder = run_on_rank_zero(
+        job.comm, [&] { return export_adapter(job, trained, folder.path(), result.steps); });
+    log_info("wrote " + result.adapter_folder);
+  }
+  compare_with_plan(job, plan, result);
   return result;
 }
 
@@ -153,17 +195,22 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
     set_num_threads(static_cast<int>(config.parallel.threads));
   comm.set_deadlines({.heartbeat_seconds = config.parallel.heartbeat_seconds,
                       .step_timeout_seconds = config.parallel.step_timeout_seconds});
+  const int64_t before_inputs = resident_bytes();
   Job job(config, comm);
   check_inputs(job);
+  const ProcessBytes process = measure_process(job, before_inputs, comm.world_size());
   agree_on_inputs(job, options.identity);
   comm.set_config_word(mix_key(0, config_hash(config)));
+  const RunPlan plan = plan_or_refuse(job, process);
   if (options.dry_run) {
     log_job(job);
     TrainResult result;
     result.total_steps = job.total_steps;
+    result.rank_predicted_bytes = {plan.first_rank_bytes};
     return result;
   }
-  return run_job(job, options, [&] { return signals ? signals->received() : 0; });
+  agree_on_base(job);
+  return run_job(job, plan, options, [&] { return signals ? signals->received() : 0; });
 }
 
 }  // namespace shardtune::trainer

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "parallel/communicator.h"
@@ -41,7 +42,11 @@ struct TrainResult {
   bool has_eval = false;
   double tokens_per_second = 0.0;  // mean over the steps of this process, without start-up
   int64_t peak_rss_bytes = 0;      // the largest of all ranks
-  std::string adapter_folder;      // "" when not finished
+  int64_t pool_peak_bytes = 0;     // of this process's buffer pool
+  std::vector<int64_t> rank_peak_rss_bytes;  // by rank, beside what was predicted for it
+  std::vector<int64_t> rank_predicted_bytes;
+  int64_t predicted_pool_bytes = 0;  // of rank 0
+  std::string adapter_folder;        // "" when not finished
 };
 
 /// "auto", "never" or a path, as --resume takes it.
@@ -51,7 +56,8 @@ void parse_resume(const std::string& text, TrainOptions& options);
 /// Errors  PreemptedError: stopped by a signal after saving; NonFiniteError: NaN or infinity in
 /// loss
 ///         or gradient, nothing updated; WriteError: output_dir cannot be written or is in use;
-///         RankMismatchError: ranks of different config, version or machine; all those of inputs
+///         RankMismatchError: ranks of different config, version or machine; OutOfMemoryError:
+///         predicted not to fit, nothing loaded; all those of inputs
 TrainResult train(const RunConfig& config, parallel::Communicator& comm,
                   const TrainOptions& options);
 

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Predicted and measured peak memory of 40 runs, as a table in docs/memory.md.
+
+    bench/memory/run.py --program build/release/launch/shardtune --smollm2 FILE.gguf [--only WORD]
+
+Every run makes two steps through launch/run and says itself what it predicted for each rank and
+what the kernel measured (ru_maxrss). The 1.1B Llama shape is written here with random weights.
+Results gather in WORK/results.json, so that the runs may be made in several calls; the table holds
+those that were made. Needs Python 3.11, nothing else.
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- bench/memory/run.py -->", "<!-- end -->"
+BOUND = (0.97, 1.10)  # predicted / measured of every rank (R37: within +10% and -3%)
+
+
+def byte_tokens():
+    """GPT-2's printable character of every byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+
+
+def write_tokenizer(folder):
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    split = {"type": "ByteLevel", "add_prefix_space": False}
+    document = {
+        "version": "1.0",
+        "added_tokens": [{"id": 256 + i, "content": text, "special": True}
+                         for i, text in enumerate(special)],
+        "pre_tokenizer": split, "decoder": split,
+        "model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(byte_tokens())},
+                  "merges": []}}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}))
+
+
+def random_block(count=1 << 19, deviation=0.02):
+    """bf16 values of a normal distribution, as bytes."""
+    generator = random.Random(7)
+    values = [generator.gauss(0.0, deviation) for _ in range(4096)]
+    words = [struct.unpack("<I", struct.pack("<f", value))[0] >> 16 for value in values]
+    return struct.pack(f"<{len(words)}H", *words) * (count // len(words))
+
+
+def write_llama_1b(folder):
+    """TinyLlama's shape: 1.1B weights in bf16, 2.2 GB."""
+    if (folder / "model.safetensors").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden, inner, layers, heads, kv_heads, vocab = 2048, 5632, 22, 32, 4, 32000
+    kv = hidden // heads * kv_heads
+    (folder / "config.json").write_text(json.dumps({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "tie_word_embeddings": False, "eos_token_id": 258}))
+    write_tokenizer(folder)
+    shapes = {"model.embed_tokens.weight": [vocab, hidden], "lm_head.weight": [vocab, hidden],
+              "model.norm.weight": [hidden]}
+    for i in range(layers):
+        layer = f"model.layers.{i}."
+        for name, shape in {
+                "self_attn.q_proj": [hidden, hidden], "self_attn.k_proj": [kv, hidden],
+                "self_attn.v_proj": [kv, hidden], "self_attn.o_proj": [hidden, hidden],
+                "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden],
+                "mlp.down_proj": [hidden, inner], "input_layernorm": [hidden],
+                "post_attention_layernorm": [hidden]}.items():
+            shapes[layer + name + ".weight"] = shape
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2
+        for extent in shape:
+            size *= extent
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    block = random_block()
+    partial = folder / "model.safetensors.partial"
+    with open(partial, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        while offset > 0:
+            file.write(block[:min(offset, len(block))])
+            offset -= len(block)
+    partial.rename(folder / "model.safetensors")
+
+
+def write_text(path):
+    generator = random.Random(11)
+    words = "the model reads every line and learns which word may follow another one".split()
+    path.write_text(" ".join(generator.choice(words) for _ in range(60000)))
+
+
+def runs():
+    """(name, model, ranks, options) of the 40 runs."""
+    def smollm2(name, ranks=1, stage=0, method="nf4", length=256, micro=1, **more):
+        return (f"SmolLM2 {name}", "smollm2", ranks, dict(stage=stage, method=method,
+                length=length, micro=micro, **more))
+
+    def llama(name, ranks=1, stage=0, method="nf4", length=128, micro=1, **more):
+        return (f"1.1B {name}", "llama", ranks, dict(stage=stage, method=method, length=length,
+                micro=micro, **more))
+
+    return [
+        *[smollm2("nf4", ranks, stage) for ranks in (1, 2, 4) for stage in (0, 1, 2)],
+        smollm2("nf4, recompute", 1, 0, length=512, micro=2, recompute=True),
+        smollm2("nf4", 1, 0, length=512, micro=2),
+        smollm2("nf4, recompute", 2, 2, length=512, micro=2, recompute=True),
+        smollm2("nf4", 2, 2, length=512, micro=2),
+        smollm2("dense", 1, 0, "none"),
+        smollm2("dense", 2, 2, "none"),
+        smollm2("dense, float32", 1, 0, "none", dtype="float32"),
+        smollm2("int8", 1, 0, "int8"),
+        smollm2("int8", 2, 1, "int8"),
+        smollm2("nf4, float32", 1, 0, dtype="float32"),
+        smollm2("nf4", 1, 0, length=128),
+        smollm2("nf4", 1, 0, length=1024),
+        smollm2("nf4", 1, 0, length=2048),
+        smollm2("nf4, recompute", 1, 0, length=2048, recompute=True),
+        smollm2("nf4", 1, 0, length=128, micro=8),
+        smollm2("nf4, 8 micro-batches a step", 1, 2, micro=1, batch=8),
+        smollm2("nf4, 8 micro-batches a step", 2, 2, micro=1, batch=8),
+        smollm2("nf4, lora_rank 64", 2, 2, rank=64),
+        llama("nf4"),
+        llama("nf4, recompute", recompute=True),
+        llama("nf4", length=512),
+        llama("nf4, recompute", length=512, recompute=True),
+        llama("nf4", 2, 0),
+        llama("nf4", 2, 2),
+        llama("nf4, recompute", 4, 2, recompute=True),
+        llama("dense", 1, 0, "none"),
+        llama("dense, recompute", 1, 0, "none", recompute=True),
+        llama("dense", 2, 2, "none"),
+        llama("int8", 1, 0, "int8"),
+        llama("nf4, float32", dtype="float32"),
+        llama("nf4, lora_rank 64", 2, 1, rank=64),
+    ]
+
+
+def configuration(work, models, model, ranks, options):
+    batch = options.get("batch", options["micro"] * ranks)
+    quantization = f"method: {options['method']}"
+    if options["method"] == "nf4":
+        quantization += ", double_quant: true"
+    return f"""\
+model: {{model_name_or_path: "{models[model]}", compute_dtype: {options.get('dtype', 'auto')}}}
+quantization: {{{quantization}}}
+adapter: {{lora_rank: {options.get('rank', 16)}, lora_alpha: 32}}
+data:
+  train: [{{path: "{work / 'text.txt'}", format: text}}]
+  chat_template: none
+  max_length: {options['length']}
+training:
+  objective: pretrain
+  max_steps: 2
+  micro_batch_size: {options['micro']}
+  global_batch_size: {batch}
+  gradient_checkpointing: {str(options.get('recompute', False)).lower()}
+parallel: {{zero_optimization: {{stage: {options['stage']}}}}}
+checkpoint: {{output_dir: "{work / 'run'}"}}
+"""
+
+
+def run(program, work, models, model, ranks, options):
+    config = work / "run.yaml"
+    config.write_text(configuration(work, models, model, ranks, options))
+    command = [str(ROOT / "launch/run"), "-n", str(ranks), "train", str(config), "--resume",
+               "never", "--json"]
+    environment = dict(os.environ, SHARDTUNE_BINARY=str(program))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: code {done.returncode}\n{done.stderr}")
+    subprocess.run(["rm", "-rf", str(work / "run")], check=True)
+    result = json.loads(done.stdout)
+    return {"predicted": result["rank_predicted_bytes"], "measured": result["rank_peak_rss_bytes"],
+            "pool": result["pool_peak_bytes"], "predicted_pool": result["predicted_pool_bytes"]}
+
+
+def worst(result):
+    """The ratio predicted / measured that is furthest out of all ranks."""
+    ratios = [p / m for p, m in zip(result["predicted"], result["measured"])]
+    return max(ratios, key=lambda ratio: max(ratio - 1.0, (1.0 - ratio) * 10.0 / 3.0))
+
+
+def key_of(run):
+    name, _, ranks, options = run
+    return f"{name}, ranks={ranks}, " + ", ".join(f"{k}={v}" for k, v in options.items())
+
+
+def table(made, planned):
+    mebibyte = 1 << 20
+    within = sum(BOUND[0] <= worst(result) <= BOUND[1] for _, result in made)
+    lines = [f"Measured {datetime.date.today()} on {cpu()}, {os.cpu_count()} cores, bfloat16 "
+             f"unless float32 is named: {within} of the {len(made)} runs made (of "
+             f"{planned}) within +10% and -3%.", "",
+             "| run | ranks | stage | tokens | predicted MiB, rank 0 | measured MiB, rank 0 | "
+             "predicted / measured, worst rank | pool, counted / predicted |",
+             "|---|---|---|---|---|---|---|---|"]
+    for (name, _, ranks, options), result in made:
+        lines.append(
+            f"| {name} | {ranks} | {options['stage']} | {options['length']} x "
+            f"{options['micro']} | {result['predicted'][0] / mebibyte:.1f} | "
+            f"{result['measured'][0] / mebibyte:.1f} | {worst(result):.3f} | "
+            f"{result['pool'] / result['predicted_pool']:.4f} |")
+    return "\n".join(lines)
+
+
+def cpu():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "an unknown processor"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--program", type=pathlib.Path, required=True)
+    parser.add_argument("--smollm2", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/shardtune-memory"))
+    parser.add_argument("--only", default="", help="runs whose name and shape contain this")
+    parser.add_argument("--again", action="store_true", help="also those that have a result")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    models = {"smollm2": arguments.smollm2.resolve(), "llama": work / "llama-1b"}
+    write_text(work / "text.txt")
+    record = work / "results.json"
+    results = json.loads(record.read_text()) if record.exists() else {}
+    all_runs = runs()
+    for name, model, ranks, options in all_runs:
+        key = key_of((name, model, ranks, options))
+        if arguments.only not in key or (key in results and not arguments.again):
+            continue
+        if model == "llama":
+            write_llama_1b(models["llama"])
+        results[key] = run(arguments.program.resolve(), work, models, model, ranks, options)
+        record.write_text(json.dumps(results, indent=1))
+        print(f"{worst(results[key]):.3f}  {key}  pool "
+              f"{results[key]['pool'] / results[key]['predicted_pool']:.4f}", flush=True)
+    made = [(run, results[key]) for run in all_runs if (key := key_of(run)) in results]
+    document = ROOT / "docs/memory.md"
+    text = document.read_text()
+    head, rest = text.split(BEGIN, 1)
+    _, tail = rest.split(END, 1)
+    document.write_text(f"{head}{BEGIN}\n{table(made, len(all_runs))}\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    main()

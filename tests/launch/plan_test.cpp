@@ -1,0 +1,200 @@
+// plan against what runs really allocate: a process of its own for each, since a pool's peak is the
+// process's. One thread, so that no two tasks' scratch overlaps by chance.
+#include <gtest/gtest.h>
+
+#include "core/topology.h"
+#include "io/json.h"
+#include "tests/launch/program.h"
+
+namespace shardtune::launch {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Outcome;
+using testing::ProgramFolder;
+using testing::write_text;
+
+int64_t integer_of(const io::Json& json, const char* key) {
+  const io::Json* value = json.find(key);
+  return value != nullptr && value->is_integer() ? value->as_integer() : -1;
+}
+
+class Plan : public ::testing::Test {
+ protected:
+  /// Trains two steps and compares the buffers counted with those predicted, to the byte.
+  void expect_exact(const std::string& options, int ranks = 1) const {
+    const Outcome outcome = folder_.shell(
+        "SHARDTUNE_BINARY=$st " + std::string(SHARDTUNE_SOURCE_DIR) + "/launch/run -n " +
+        std::to_string(ranks) +
+        " train run.yaml --json --resume never --set training.max_steps=2 " + options);
+    ASSERT_EQ(outcome.code, 0) << options << "\n" << outcome.err;
+    const io::Json json = io::parse_json(outcome.out, "train --json");
+    EXPECT_EQ(integer_of(json, "pool_peak_bytes"), integer_of(json, "predicted_pool_bytes"))
+        << options;
+  }
+  ProgramFolder folder_;
+};
+
+TEST_F(Plan, CountsEveryFormatAndDtypeToTheByte) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    for (const char* method : {"none", "nf4", "int8"}) {
+      for (const char* recompute : {"false", "true"}) {
+        expect_exact(std::string("--set model.compute_dtype=") + dtype +
+                     " --set quantization.method=" + method +
+                     " --set training.gradient_checkpointing=" + recompute);
+      }
+    }
+  }
+}
+
+TEST_F(Plan, CountsLengthsBatchesAndAccumulationToTheByte) {
+  expect_exact(
+      "--set data.max_length=64 --set data.packing=false --set training.micro_batch_size=2"
+      " --set training.global_batch_size=10");
+  expect_exact("--set data.max_length=400 --set training.global_batch_size=1");
+  expect_exact("--set quantization.double_quant=false --set adapter.lora_dropout=0.1");
+  expect_exact("--set training.global_batch_size=1 --set 'data.eval=[{path: eval.jsonl}]'");
+}
+
+TEST_F(Plan, CountsLayersThatOutweighTheRest) {
+  testing::make_tiny_model(folder_.path("model"), {192, 512, 5, 6, 2, 20000});
+  expect_exact("");
+  expect_exact("--set training.gradient_checkpointing=true --set model.compute_dtype=bfloat16");
+}
+
+TEST_F(Plan, CountsStagesOnTwoRanksToTheByte) {
+  if (folder_.shell("command -v mpirun").code != 0)
+    GTEST_SKIP() << "mpirun is not there";
+  for (const char* stage : {"0", "1", "2"})
+    expect_exact(std::string("--set training.global_batch_size=5 "
+                             "--set parallel.zero_optimization.stage=") +
+                     stage,
+                 2);
+}
+
+TEST_F(Plan, SaysThatARunFitsAndReadsNoWeights) {
+  // Weights that nobody can read as numbers: a plan must not look at them.
+  const std::string model = folder_.path("model/model.safetensors").string();
+  ASSERT_EQ(folder_
+                .shell("size=$(stat -c %s " + model + ") && truncate -s -100000 " + model +
+                       " && head -c 100000 /dev/zero | tr '\\0' '\\377' >> " + model)
+                .code,
+            0);
+  const Outcome text = folder_.run("plan run.yaml --ranks 2");
+  ASSERT_EQ(text.code, 0) << text.err;
+  EXPECT_NE(text.out.find(": fits\n"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("cheapest that fits: ZeRO stage "), std::string::npos) << text.out;
+  const Outcome json = folder_.run("plan run.yaml --json");
+  ASSERT_EQ(json.code, 0) << json.err;
+  const io::Json document = io::parse_json(json.out, "plan --json");
+  ASSERT_NE(document.find("fits"), nullptr);
+  EXPECT_TRUE(document.find("fits")->as_bool());
+  EXPECT_FALSE(fs::exists(folder_.path("run")));
+}
+
+TEST_F(Plan, RefusesWhatOtherVerbsRefuse) {
+  EXPECT_EQ(folder_.run("plan run.yaml --ranks 0").code, 64);
+  EXPECT_EQ(folder_.run("plan").code, 64);
+  const Outcome device = folder_.run("plan run.yaml --set parallel.device=cuda");
+  EXPECT_EQ(device.code, 64);
+  EXPECT_NE(device.err.find("docs/status.md"), std::string::npos) << device.err;
+  EXPECT_EQ(folder_.run("plan absent.yaml").code, 66);
+}
+
+TEST_F(Plan, ADryRunOfTrainShowsTheTable) {
+  const Outcome outcome = folder_.run("train run.yaml --dry-run");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("memory of a rank"), std::string::npos) << outcome.err;
+  EXPECT_FALSE(fs::exists(folder_.path("run")));
+}
+
+TEST_F(Plan, TrainComparesPredictionAndMeasurementAtItsEnd) {
+  const Outcome outcome = folder_.run("train run.yaml");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("memory of rank 0: predicted "), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("measured peak "), std::string::npos) << outcome.err;
+}
+
+/// A model of some billion weights of which only the header is written: the file has holes.
+void make_hollow_model(const fs::path& folder) {
+  constexpr int64_t kHidden = 4096, kInner = 16384, kLayers = 8, kVocab = 260;
+  write_text(folder / "config.json",
+             R"({"model_type": "llama", "hidden_act": "silu", "hidden_size": 4096,
+"intermediate_size": 16384, "num_hidden_layers": 8, "num_attention_heads": 32,
+"num_key_value_heads": 32, "vocab_size": 260, "max_position_embeddings": 512,
+"rms_norm_eps": 1e-5, "tie_word_embeddings": true, "eos_token_id": 258})");
+  int64_t offset = 0;
+  io::Json header = io::Json::object();
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    int64_t bytes = 2;
+    io::Json extents = io::Json::array();
+    for (const int64_t extent : shape) {
+      bytes *= extent;
+      extents.push_back(extent);
+    }
+    io::Json tensor = io::Json::object();
+    tensor.set("dtype", "BF16");
+    tensor.set("shape", std::move(extents));
+    tensor.set("data_offsets", io::Json(io::Json::Array{offset, offset + bytes}));
+    header.set(name, std::move(tensor));
+    offset += bytes;
+  };
+  add("model.embed_tokens.weight", {kVocab, kHidden});
+  add("model.norm.weight", {kHidden});
+  for (int64_t i = 0; i < kLayers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"})
+      add(layer + "self_attn." + name + ".weight", {kHidden, kHidden});
+    add(layer + "mlp.gate_proj.weight", {kInner, kHidden});
+    add(layer + "mlp.up_proj.weight", {kInner, kHidden});
+    add(layer + "mlp.down_proj.weight", {kHidden, kInner});
+    for (const char* name : {"input_layernorm", "post_attention_layernorm"})
+      add(layer + name + ".weight", {kHidden});
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const auto length = static_cast<uint64_t>(text.size());
+  write_text(folder / "model.safetensors",
+             std::string(reinterpret_cast<const char*>(&length), sizeof length) + text);
+  fs::resize_file(folder / "model.safetensors", 8 + length + static_cast<uint64_t>(offset));
+}
+
+/// The text after each "  --set ", up to the parenthesis.
+std::vector<std::string> suggested_options(const std::string& message) {
+  std::vector<std::string> options;
+  std::istringstream lines(message);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("  --set "))
+      options.push_back(line.substr(2, line.find("   (") - 2));
+  }
+  return options;
+}
+
+TEST_F(Plan, ARunThatDoesNotFitEndsBeforeLoadingWithThreeThatDo) {
+  // 200,000 tokens in one micro-batch: half a terabyte of activations.
+  if (usable_memory_bytes() > int64_t{400} << 30 || usable_memory_bytes() < int64_t{6} << 30)
+    GTEST_SKIP() << "meant for machines of 6 to 400 GiB";
+  make_hollow_model(folder_.path("model"));
+  write_text(folder_.path("long.txt"), std::string(200000, 'a'));
+  const std::string options =
+      " --set 'data.train=[{path: long.txt, format: text}]' --set data.chat_template=none"
+      " --set training.objective=pretrain --set training.micro_batch_size=400"
+      " --set data.max_length=512 --set training.global_batch_size=400";
+  const Outcome train = folder_.run("train run.yaml" + options);
+  EXPECT_EQ(train.code, 77) << train.err;
+  EXPECT_NE(train.err.find("predicted not to fit"), std::string::npos) << train.err;
+  EXPECT_NE(train.err.find("memory of a rank"), std::string::npos) << train.err;
+  const auto suggestions = suggested_options(train.err);
+  EXPECT_EQ(suggestions.size(), 3u) << train.err;
+  for (const std::string& suggestion : suggestions) {
+    const Outcome plan = folder_.run("plan run.yaml" + options + " " + suggestion);
+    EXPECT_NE(plan.out.find(": fits\n"), std::string::npos) << suggestion << "\n" << plan.out;
+  }
+  const Outcome plan = folder_.run("plan run.yaml --json" + options);
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_FALSE(io::parse_json(plan.out, "plan --json").find("fits")->as_bool());
+  EXPECT_FALSE(fs::exists(folder_.path("run")));
+}
+
+}  // namespace
+}  // namespace shardtune::launch

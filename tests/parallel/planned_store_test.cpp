@@ -1,0 +1,105 @@
+// What a planned store counts: shares of stages, the buffers of stage 3, bytes between ranks.
+#include "parallel/planned_store.h"
+
+#include <gtest/gtest.h>
+
+#include "core/dry_run.h"
+
+namespace shardtune::parallel {
+namespace {
+
+constexpr int64_t kCodes = 1 << 20, kScales = 1 << 16, kNorm = 256, kChunk = 3 << 20;
+// Two trainables of 3 granules each: 6 chunks of 4,096 elements.
+constexpr int64_t kTrainable = 3 * kShardGranule;
+
+/// Two layers of codes, scales, norm and one trainable, and a table of two chunks.
+void declare_and_publish(PlannedStore& store) {
+  std::vector<ParameterId> frozen;
+  const auto declare = [&](const std::string& name, UnitId unit, DType dtype, int64_t count,
+                           ParameterId part_of = kNoParameter) {
+    frozen.push_back(
+        store.declare({name, unit, ParameterKind::kFrozen, dtype, Shape{count}, part_of}));
+    return frozen.back();
+  };
+  for (int chunk = 0; chunk < 2; ++chunk) {
+    const std::string name = "table.chunk" + std::to_string(chunk);
+    declare(name, store.add_unit(name), DType::kUInt8, kChunk);
+  }
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string name = "layer" + std::to_string(layer);
+    const UnitId unit = store.add_unit(name);
+    const ParameterId codes = declare(name + ".codes", unit, DType::kUInt8, kCodes);
+    declare(name + ".absmax", unit, DType::kUInt8, kScales, codes);
+    declare(name + ".norm", unit, DType::kFloat32, kNorm);
+    store.declare(
+        {name + ".lora_A", unit, ParameterKind::kTrainable, DType::kFloat32, Shape{kTrainable}});
+  }
+  for (const ParameterId id : frozen)
+    store.publish(id, {});
+  store.seal();
+}
+
+TEST(PlannedStore, HoldsEverythingAtStages0To2) {
+  for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2}) {
+    DryRun dry_run;
+    PlannedStore store(stage, 0, 2);
+    declare_and_publish(store);
+    EXPECT_EQ(store.bytes().codes, 2 * kCodes + 2 * kChunk);
+    EXPECT_EQ(store.bytes().scales, 2 * kScales);
+    EXPECT_EQ(store.bytes().dense, 2 * 4 * kNorm);
+    EXPECT_EQ(store.bytes().master, 2 * 4 * kTrainable);
+    EXPECT_EQ(store.bytes().bf16, 2 * 2 * kTrainable);
+    EXPECT_EQ(store.bytes().gather, 0);
+    EXPECT_EQ(store.num_owned_elements(), (stage == ZeroStage::k0 ? 2 : 1) * kTrainable);
+    EXPECT_EQ(dry_run.pool().bytes_in_use(), store.bytes().all());
+  }
+}
+
+TEST(PlannedStore, HoldsSharesAndGatherBuffersAtStage3) {
+  DryRun dry_run;
+  PlannedStore store(ZeroStage::k3, 1, 4);
+  declare_and_publish(store);
+  EXPECT_EQ(store.bytes().base(), (2 * kCodes + 2 * kChunk + 2 * kScales + 2 * 4 * kNorm) / 4);
+  // 6 chunks over 4 ranks: rank 1 has the second and third.
+  EXPECT_EQ(store.num_owned_elements(), kShardGranule);
+  // The largest unit is a chunk of the table.
+  EXPECT_EQ(store.bytes().gather, 2 * kChunk);
+  // Two buffers serve the unit at work and the next; a head that stays leased takes more.
+  const int64_t before = dry_run.pool().bytes_in_use();
+  const UnitLease first = store.acquire(UnitId{0}, Pass::kForward);
+  EXPECT_EQ(dry_run.pool().bytes_in_use(), before);
+  {
+    const UnitLease second = store.acquire(UnitId{1}, Pass::kForward);
+    EXPECT_GT(dry_run.pool().bytes_in_use(), before);
+  }
+  EXPECT_EQ(dry_run.pool().bytes_in_use(), before);
+}
+
+TEST(PlannedStore, SendsItsLeafWithoutItsShardAndItsShardToAll) {
+  DryRun dry_run;
+  PlannedStore store(ZeroStage::k2, 0, 3);
+  declare_and_publish(store);
+  EXPECT_EQ(store.sent_per_round(), 4 * (2 * kTrainable - 2 * kShardGranule));
+  EXPECT_EQ(store.sent_per_gather(), 4 * 2 * 2 * kShardGranule);
+}
+
+TEST(PlannedStore, CountsTheSumsOfABinaryCounter) {
+  EXPECT_EQ(PlannedStore::num_slots(0), 0);
+  EXPECT_EQ(PlannedStore::num_slots(4), 1);
+  EXPECT_EQ(PlannedStore::num_slots(7), 3);
+  DryRun dry_run;
+  PlannedStore store(ZeroStage::k2, 0, 1);
+  declare_and_publish(store);
+  const int64_t before = dry_run.pool().bytes_in_use();
+  store.begin_step(3);
+  for (int m = 0; m < 3; ++m) {
+    store.begin_micro_batch();
+    store.end_round(1);
+  }
+  EXPECT_EQ(dry_run.pool().bytes_in_use() - before, 2 * 4 * 2 * kTrainable);
+  store.finish_gradients();
+  EXPECT_EQ(dry_run.pool().bytes_in_use() - before, 4 * 2 * kTrainable);
+}
+
+}  // namespace
+}  // namespace shardtune::parallel

@@ -1,0 +1,93 @@
+// Which choices a plan proposes, on made-up needs: bytes that only the choice decides.
+#include "trainer/plan_search.h"
+
+#include <gtest/gtest.h>
+
+namespace shardtune::trainer {
+namespace {
+
+using parallel::ZeroStage;
+
+/// 100 for a dense base or 25, activations of 8 per row or 2 with recompute at 1,000 tokens, states
+/// of 20 that stages from 1 on share out over the ranks. Stage 2 sends least.
+RunPlan made_up(const PlanChoice& choice, int ranks) {
+  RunPlan plan;
+  plan.choice = choice;
+  plan.ranks = ranks;
+  const int64_t row = choice.gradient_checkpointing ? 2 : 8;
+  const int64_t base = choice.quantization.method == "nf4" ? 25 : 100;
+  const int64_t states = choice.stage == ZeroStage::k0 ? 20 : 20 / ranks;
+  plan.first_rank_bytes = base + choice.micro_batch_size * row * choice.max_length / 1000 + states;
+  plan.other_rank_bytes = plan.first_rank_bytes;
+  plan.sent_bytes_per_step = 3 - static_cast<int64_t>(choice.stage == ZeroStage::k2);
+  return plan;
+}
+
+PlanFunction on(int ranks) {
+  return [ranks](const PlanChoice& choice) { return made_up(choice, ranks); };
+}
+
+PlanChoice eight_rows() {
+  PlanChoice choice;
+  choice.micro_batch_size = 8;
+  choice.max_length = 1000;
+  return choice;
+}
+
+TEST(CheapestPlan, KeepsTheConfiguredOneWhereItFits) {
+  const auto plan = cheapest_that_fits(on(1), eight_rows(), {1, 184});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->choice.micro_batch_size, 8);
+  EXPECT_FALSE(plan->choice.gradient_checkpointing);
+}
+
+TEST(CheapestPlan, TakesTheStageThatSendsLeast) {
+  const auto plan = cheapest_that_fits(on(2), eight_rows(), {2, 1000});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->choice.stage, ZeroStage::k2);
+}
+
+TEST(CheapestPlan, PrefersSmallerMicroBatchesToRecompute) {
+  const auto plan = cheapest_that_fits(on(1), eight_rows(), {1, 152});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->choice.micro_batch_size, 4);
+  EXPECT_FALSE(plan->choice.gradient_checkpointing);
+}
+
+TEST(CheapestPlan, RecomputesWhereNothingElseFits) {
+  const auto plan = cheapest_that_fits(on(1), eight_rows(), {1, 124});
+  ASSERT_TRUE(plan);
+  EXPECT_TRUE(plan->choice.gradient_checkpointing);
+  EXPECT_EQ(plan->choice.micro_batch_size, 2);
+}
+
+TEST(CheapestPlan, IsNothingWhenTheBaseAloneIsTooLarge) {
+  EXPECT_FALSE(cheapest_that_fits(on(1), eight_rows(), {1, 100}));
+}
+
+TEST(Suggestions, AreThreeThatFitFewestKeysFirst) {
+  const HostLimit host{1, 140};
+  const auto suggestions = suggest(on(1), eight_rows(), host);
+  ASSERT_EQ(suggestions.size(), 3u);
+  EXPECT_EQ(suggestions[0].options, "--set training.micro_batch_size=2");
+  EXPECT_EQ(suggestions[1].options, "--set training.gradient_checkpointing=true");
+  for (const Suggestion& suggestion : suggestions)
+    EXPECT_TRUE(fits(suggestion.plan, host)) << suggestion.options;
+}
+
+TEST(Suggestions, ShardOnSeveralRanks) {
+  // Two ranks need 2 x (100 + 64 + 20); sharded states save 20 in all.
+  const auto suggestions = suggest(on(2), eight_rows(), {2, 350});
+  ASSERT_FALSE(suggestions.empty());
+  bool shards = false;
+  for (const Suggestion& suggestion : suggestions)
+    shards = shards || suggestion.options.find("zero_optimization.stage=2") != std::string::npos;
+  EXPECT_TRUE(shards);
+}
+
+TEST(Suggestions, AreNoneWhenNothingHelps) {
+  EXPECT_TRUE(suggest(on(1), eight_rows(), {1, 30}).empty());
+}
+
+}  // namespace
+}  // namespace shardtune::trainer

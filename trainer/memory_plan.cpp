@@ -1,0 +1,324 @@
+#include "trainer/memory_plan.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/checked.h"
+#include "trainer/evaluate.h"
+#include "trainer/memory.h"
+
+namespace shardtune::trainer {
+namespace {
+
+using parallel::PlannedStore;
+using parallel::ZeroStage;
+
+constexpr int64_t kFloatBytes = 4;
+// What a loader holds beside a tensor's bytes: rows in fp32 (quant::rows_per_slab) and absmax.
+constexpr int64_t kSlabBytes = int64_t{4} << 20;
+// Headers, state.json and manifest of a checkpoint: what checkpoint.cpp asks to be free.
+constexpr int64_t kCheckpointExtraBytes = int64_t{1} << 20;
+// Measured (docs/memory.md says how): what comes after the plan of a process (stacks of threads,
+// products compiled for other lengths, text of a checkpoint), OpenMPI 4.1 at its start, and its
+// buffers for each peer of a host.
+constexpr int64_t kLaterBytes = int64_t{8} << 20;
+constexpr int64_t kMpiStartBytes = int64_t{9} << 20;
+constexpr int64_t kMpiPeerBytes = int64_t{2} << 20;
+
+/// A model's source for loading in a dry run: nothing is read, and drop(), the end of a tensor, is
+/// where the loader's memory is highest.
+class PlannedSource : public models::ModelSource {
+ public:
+  PlannedSource(const models::ModelSource& source, PlannedStore& store)
+      : source_(source), store_(store) {}
+
+  const models::ModelConfig& config() const override { return source_.config(); }
+  const std::string& path() const override { return source_.path(); }
+  bool has(const std::string& name) const override { return source_.has(name); }
+  std::vector<int64_t> shape(const std::string& name) const override { return source_.shape(name); }
+  int64_t file_bytes(const std::string& name) const override { return source_.file_bytes(name); }
+  void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    throw ArgumentError(name + ": expected no reading of weights in a plan");
+  }
+  // A rank that loads alone reads every tensor: its mapped pages, the encoded bytes and a slab
+  // stand beside what the store holds by then.
+  void drop(const std::string& name) const noexcept override {
+    const int64_t beside = source_.file_bytes(name) + store_.take_largest_published() + kSlabBytes;
+    load_bytes_ = std::max(load_bytes_, store_.bytes().base() + beside);
+  }
+  std::string content_hash() const override { return ""; }
+  std::string folder() const override { return source_.folder(); }
+
+  int64_t load_bytes() const { return load_bytes_; }
+
+ private:
+  const models::ModelSource& source_;
+  PlannedStore& store_;
+  mutable int64_t load_bytes_ = 0;
+};
+
+std::vector<data::Sample> cut_samples(const std::vector<data::Sample>& samples,
+                                      int64_t max_length) {
+  std::vector<data::Sample> cut = samples;
+  for (data::Sample& sample : cut) {
+    const auto length = std::min(sample.ids.size(), static_cast<size_t>(max_length));
+    sample.ids.resize(length);
+    sample.trained.resize(length);
+  }
+  return cut;
+}
+
+/// Samples and plan of a choice: the job's own, or made for it.
+struct PlannedData {
+  std::vector<data::Sample> cut;
+  const std::vector<data::Sample>* samples = nullptr;
+  std::unique_ptr<data::DataPlan> own;
+  const data::DataPlan* plan = nullptr;
+  int64_t last_step = 0;
+};
+
+PlannedData data_of(const Job& job, const PlanChoice& choice) {
+  PlannedData data;
+  const TrainingSection& training = job.config.training;
+  data.samples = &job.train_set.samples;
+  data.plan = job.plan.get();
+  data.last_step = job.last_step;
+  const bool is_cut = choice.max_length < job.config.data.max_length;
+  if (!is_cut && choice.micro_batch_size == training.micro_batch_size)
+    return data;
+  if (is_cut) {
+    data.cut = cut_samples(job.train_set.samples, choice.max_length);
+    data.samples = &data.cut;
+  }
+  data::PlanOptions options = plan_options(job.config);
+  options.max_length = choice.max_length;
+  options.micro_batch_size = choice.micro_batch_size;
+  data.own = std::make_unique<data::DataPlan>(*data.samples, options);
+  data.plan = data.own.get();
+  const int64_t total = training.max_steps > 0 ? training.max_steps
+                                               : data.own->total_steps(training.num_train_epochs);
+  data.last_step = training.stop_at_step > 0 ? std::min(total, training.stop_at_step) : total;
+  return data;
+}
+
+/// The step's edge cases of a run: per number of sums that the gradient counter holds while a
+/// micro-batch runs, the longest such micro-batch.
+struct StepShape {
+  std::map<int, data::MicroBatchPlan> longest;  // by slots
+  int64_t micro_batches = 0;                    // of the largest step
+};
+
+StepShape shape_of_steps(const PlannedData& data, int ranks) {
+  StepShape shape;
+  for (int64_t index = 0; index < data.last_step; ++index) {
+    const data::StepPlan step = data.plan->step(index);
+    const auto count = static_cast<int64_t>(step.micro_batches.size());
+    shape.micro_batches = std::max(shape.micro_batches, count);
+    for (int64_t m = 0; m < count; ++m) {
+      data::MicroBatchPlan& longest = shape.longest[PlannedStore::num_slots(m / ranks * ranks)];
+      if (step.micro_batches[m].num_tokens > longest.num_tokens)
+        longest = step.micro_batches[m];
+    }
+  }
+  return shape;
+}
+
+/// One rank's walk: everything that the run allocates, in its order.
+class Walk {
+ public:
+  Walk(const Job& job, const PlanChoice& choice, int ranks)
+      : job_(job),
+        choice_(choice),
+        ranks_(ranks),
+        store_(choice.stage, 0, ranks),
+        source_(*job.source, store_) {}
+
+  void load() {
+    models::LoadOptions options;
+    options.quantization = choice_.quantization;
+    options.compute_dtype = job_.compute_dtype;
+    model_ = models::load_model(source_, store_, options);
+    adapter_ = job_.config.adapter.options->attach(*model_);
+    store_.seal();
+  }
+
+  /// The probe, then one step that has the micro-batches of the largest and meets the longest ones.
+  void train(const PlannedData& data, const StepShape& shape, const data::MicroBatchPlan& probe) {
+    store_.begin_step(ranks_);
+    run(*data.samples, probe);
+    store_.cancel_step();
+    store_.begin_step(shape.micro_batches);
+    std::map<int, data::MicroBatchPlan> left = shape.longest;
+    for (int64_t first = 0; first < shape.micro_batches; first += ranks_) {
+      if (const auto found = left.find(PlannedStore::num_slots(first)); found != left.end()) {
+        run(*data.samples, found->second);
+        left.erase(found);
+      }
+      store_.begin_micro_batch();
+      store_.end_round(std::min<int64_t>(ranks_, shape.micro_batches - first));
+    }
+    store_.finish_gradients();
+  }
+
+  void evaluate() {
+    const std::vector<data::Sample>& samples = job_.eval_set.samples;
+    data::MicroBatchPlan longest;
+    for (auto& plan : data::plan_evaluation(samples, EvaluateOptions{}.max_tokens)) {
+      if (plan.num_tokens > longest.num_tokens)
+        longest = std::move(plan);
+    }
+    if (longest.num_tokens == 0)
+      return;
+    const TokenBatch batch = data::collate(samples, longest);
+    models::ForwardOptions options;
+    options.context.batch = &batch;
+    options.hooks = {adapter_.get()};
+    job_.objective->evaluate(*model_, options);
+  }
+
+  const PlannedStore& store() const { return store_; }
+  int64_t load_bytes() const { return source_.load_bytes(); }
+
+ private:
+  void run(const std::vector<data::Sample>& samples, const data::MicroBatchPlan& micro_batch) {
+    const TokenBatch batch = data::collate(samples, micro_batch);
+    models::ForwardOptions options;
+    options.context.batch = &batch;
+    options.context.mode = models::Mode::kTraining;
+    options.hooks = {adapter_.get()};
+    options.gradient_checkpointing = choice_.gradient_checkpointing;
+    store_.begin_micro_batch();
+    job_.objective->train(*model_, options, 1.0f);
+  }
+
+  const Job& job_;
+  const PlanChoice& choice_;
+  int ranks_;
+  PlannedStore store_;
+  PlannedSource source_;
+  std::unique_ptr<models::Model> model_;
+  std::unique_ptr<adapters::Adapter> adapter_;
+};
+
+/// Traffic of stages 0 to 3 (PERFORMANCE section 2): leaves to their owners in every round, the
+/// finished gradient at stages 0 and 1, new weights from stage 1 on; at stage 3 the base is
+/// gathered in forward, backward and recompute instead of the weights.
+int64_t sent_bytes_per_step(const PlannedStore& store, const RunPlan& plan) {
+  const int64_t rounds = ceil_div(plan.micro_batches_per_step, plan.ranks);
+  const ZeroStage stage = plan.choice.stage;
+  int64_t bytes = rounds * store.sent_per_round();
+  if (stage == ZeroStage::k0 || stage == ZeroStage::k1)
+    bytes += store.sent_per_gather();
+  if (stage == ZeroStage::k1 || stage == ZeroStage::k2)
+    bytes += store.sent_per_gather();
+  if (stage == ZeroStage::k3) {
+    const int64_t passes = plan.choice.gradient_checkpointing ? 3 : 2;
+    const parallel::ParameterBytes& held = store.bytes();
+    bytes += rounds * passes * (plan.ranks - 1) * (held.base() + held.master);
+  }
+  return bytes;
+}
+
+void add_disk(const Job& job, int64_t last_step, int64_t adapter_bytes, int64_t state_bytes,
+              RunPlan& plan) {
+  const CheckpointSection& checkpoint = job.config.checkpoint;
+  plan.checkpoint_bytes = adapter_bytes + state_bytes + kCheckpointExtraBytes;
+  const int64_t saves = checkpoint.save_steps > 0 ? ceil_div(last_step, checkpoint.save_steps) : 1;
+  // The oldest goes after the newest is there.
+  plan.num_checkpoints =
+      checkpoint.save_total_limit > 0 ? std::min(saves, checkpoint.save_total_limit + 1) : saves;
+  plan.disk_bytes =
+      checked_add(checked_mul(plan.num_checkpoints, plan.checkpoint_bytes), adapter_bytes);
+}
+
+/// The rows of a rank; what the pool covers beyond the buffers in use at its peak is a row too.
+void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessBytes& process,
+              int64_t state_bytes, RunPlan& plan) {
+  const auto& peak = dry_run.bytes_at_peak();
+  const auto of = [&](Purpose purpose) { return peak[static_cast<size_t>(purpose)]; };
+  const parallel::ParameterBytes& bytes = store.bytes();
+  int64_t in_use = 0;
+  for (const int64_t part : peak)
+    in_use += part;
+  const auto add = [&](const char* name, int64_t count) {
+    if (count != 0)
+      plan.rows.push_back({name, count});
+  };
+  add("program and libraries", process.program);
+  add("communication between ranks", process.transport);
+  add("tokenizer and data", process.inputs);
+  add("base: quantised codes", bytes.codes);
+  add("base: scales", bytes.scales);
+  add("base: dense (norms, embedding, head)", bytes.dense);
+  add("adapters: fp32 master weights", bytes.master);
+  add("adapters: bf16 copies", bytes.bf16);
+  add("gathered units (stage 3)", bytes.gather);
+  add("gradients", of(Purpose::kParameters) - bytes.all());
+  add("optimizer states", state_bytes);
+  add("activations", of(Purpose::kActivations));
+  add("attention workspace", of(Purpose::kAttention));
+  add("head: logits and gradient", of(Purpose::kHead));
+  add("dequantised weight", of(Purpose::kDequantised));
+  add("products: workspace", of(Purpose::kProducts));
+  add("buffers kept for reuse", dry_run.pool().peak_resident_bytes() - in_use);
+}
+
+}  // namespace
+
+PlanChoice configured_choice(const RunConfig& config) {
+  return {config.parallel.stage, config.training.gradient_checkpointing,
+          config.training.micro_batch_size, config.data.max_length, config.quantization};
+}
+
+RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const ProcessBytes& process) {
+  RunPlan plan;
+  plan.choice = choice;
+  plan.ranks = ranks;
+  const PlannedData data = data_of(job, choice);
+  const StepShape shape = shape_of_steps(data, ranks);
+  const data::MicroBatchPlan probe = data.plan->longest_micro_batch(data.last_step);
+  plan.longest_tokens = probe.num_tokens;
+  plan.micro_batches_per_step = shape.micro_batches;
+
+  DryRun dry_run;
+  Walk walk(job, choice, ranks);
+  walk.load();
+  walk.train(data, shape, probe);
+  walk.evaluate();
+
+  const PlannedStore& store = walk.store();
+  const auto num_states =
+      static_cast<int64_t>(job.config.optimizer.optimizer->state_names().size());
+  const int64_t state_bytes = kFloatBytes * num_states * store.num_owned_elements();
+  const int64_t adapter_bytes = kFloatBytes * store.num_trainable_elements();
+  add_rows(store, dry_run, process, state_bytes, plan);
+  // Rank 0 holds whole tensors of all ranks while it saves.
+  const int64_t saving_bytes = adapter_bytes * (1 + num_states);
+  for (const MemoryRow& row : plan.rows)
+    plan.run_bytes += row.bytes;
+  plan.other_rank_bytes = plan.run_bytes;
+  plan.rows.push_back({"checkpoint under way (rank 0)", saving_bytes});
+  plan.run_bytes += saving_bytes;
+  plan.load_bytes = process.program + process.transport + process.inputs + walk.load_bytes();
+  plan.first_rank_bytes = std::max(plan.run_bytes, plan.load_bytes);
+  plan.other_rank_bytes = std::max(plan.other_rank_bytes, plan.load_bytes);
+  plan.pool_bytes = dry_run.pool().peak_bytes_in_use();
+  plan.sent_bytes_per_step = sent_bytes_per_step(store, plan);
+  add_disk(job, data.last_step, adapter_bytes, adapter_bytes * num_states, plan);
+  return plan;
+}
+
+ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks) {
+  ProcessBytes process;
+  const int64_t with_inputs = resident_bytes();
+  process.inputs = std::max<int64_t>(0, with_inputs - before_inputs);
+  plan_run(job, configured_choice(job.config), ranks, {});
+  process.program = resident_bytes() - process.inputs + kLaterBytes;
+  if (ranks > 1)
+    process.transport = (ranks - 1) * kMpiPeerBytes;
+  if (ranks > 1 && !parallel::started_by_mpi())
+    process.transport += kMpiStartBytes;
+  return process;
+}
+
+}  // namespace shardtune::trainer
