@@ -1,0 +1,41 @@
+// Memory for direct I/O: aligned to kIoAlignment, zeroed, its own to the end.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <span>
+
+#include "core/checked.h"
+#include "io/async_io.h"
+
+namespace shardtune::io {
+
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  /// Length rounded up to kIoAlignment.
+  explicit AlignedBuffer(int64_t num_bytes)
+      : size_(static_cast<size_t>(round_up(num_bytes, kIoAlignment))) {
+    if (size_ == 0)
+      return;
+    data_.reset(static_cast<std::byte*>(std::aligned_alloc(kIoAlignment, size_)));
+    if (data_ == nullptr)
+      throw std::bad_alloc();
+    std::memset(data_.get(), 0, size_);
+  }
+
+  std::span<std::byte> bytes() const { return {data_.get(), size_}; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* pointer) const { std::free(pointer); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  size_t size_ = 0;
+};
+
+}  // namespace shardtune::io
