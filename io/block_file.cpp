@@ -210,18 +210,8 @@ void BlockFile::check_blocks(const Transfer& transfer, Position& next, int64_t a
 }
 
 void BlockFile::throw_if_failed() const {
-  if (!failure_)
-    return;
-  switch (failure_->exit_code()) {
-    case ExitCode::kCorruptBlock:
-      throw CorruptBlockError(failure_->what());
-    case ExitCode::kCannotWrite:
-      throw WriteError(failure_->what());
-    case ExitCode::kMissingInput:
-      throw MissingInputError(failure_->what());
-    default:
-      throw *failure_;
-  }
+  if (failure_)
+    throw *failure_;
 }
 
 std::string BlockFile::place(int64_t file_offset) const {

@@ -14,7 +14,7 @@
 // Errors  WriteError: ENOSPC, EIO and the like in a write; MissingInputError: a read failed, or
 //         the file was cut; CorruptBlockError: a block is not what was written. All name file,
 //         region and block. After one of them the store gives nothing out any more: every later
-//         call throws it again.
+//         call throws it again, as an Error of its exit code.
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,7 @@
 
 #include "core/log.h"
 #include "io/file.h"
+#include "trainer/offload.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -99,6 +100,7 @@ void check_context(const Job& job) {
 
 void check_inputs(Job& job) {
   const RunConfig& config = job.config;
+  check_offload(job);
   job.source = models::open_model_source(config.model.model_name_or_path);
   job.compute_dtype = resolve_compute_dtype(config.model.compute_dtype);
   check_context(job);
@@ -155,7 +157,7 @@ void load(Job& job) {
   job.adapter = config.adapter.options->attach(*job.model);
   job.store->seal();
   job.adapter->initialize(config.training.seed);
-  job.states = std::make_unique<OptimizerStates>(*job.store, *config.optimizer.optimizer);
+  make_optimizer_states(job);
 }
 
 models::ForwardOptions forward_options(const Job& job, int64_t step) {

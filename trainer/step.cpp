@@ -4,6 +4,7 @@
 
 #include "optim/clip.h"
 #include "parallel/loss_sum.h"
+#include "trainer/collective.h"
 #include "trainer/non_finite.h"
 
 namespace shardtune::trainer {
@@ -15,6 +16,17 @@ void replay_units(ParameterStore& store) {
     for (const UnitId unit : store.unit_order(pass))
       store.acquire(unit, pass);
   }
+}
+
+/// Steps this rank's ranges. Offloaded states can fail on one rank alone: all ranks end then.
+void update_weights(Job& job, double learning_rate, int64_t step) {
+  const auto update = [&] {
+    job.states->step(learning_rate, job.config.optimizer.weight_decay, step);
+  };
+  if (job.config.parallel.offload_optimizer.is_nvme())
+    run_on_all_ranks(job.comm, update);
+  else
+    update();
 }
 
 void run_after_step_hooks(Job& job, int64_t step) {
@@ -60,7 +72,7 @@ StepResult train_step(Job& job, int64_t step) {
   for (const auto& segment : store.segments())
     optim::scale_gradient(segment.gradient, clip);
   const double learning_rate = job.schedule->learning_rate(step);
-  job.states->step(learning_rate, job.config.optimizer.weight_decay, step + 1);
+  update_weights(job, learning_rate, step + 1);
   store.publish_updates();
   run_after_step_hooks(job, step);
   return {loss.mean(), grad_norm, learning_rate, plan.num_tokens, plan.num_trained_tokens};

@@ -117,6 +117,7 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
   if (config.parallel.threads > 0)
     set_num_threads(static_cast<int>(config.parallel.threads));
   Job job(config, comm);
+  job.swap = options.swap;
   check_inputs(job);
   agree_on_inputs(job, options.identity);
   comm.set_config_word(mix_key(0, config_hash(config)));

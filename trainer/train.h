@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "parallel/communicator.h"
 #include "trainer/config.h"
+#include "trainer/state_swap.h"
 
 namespace shardtune::trainer {
 
@@ -27,6 +28,8 @@ struct TrainOptions {
   bool dry_run = false;
   /// Catch USR1, TERM and INT while training. Off for ranks that are threads of a test.
   bool catch_signals = true;
+  /// How offloaded bytes are stored; tests choose other forms of it.
+  SwapSettings swap;
 };
 
 struct TrainResult {

@@ -1,0 +1,82 @@
+#include "trainer/offload.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "core/log.h"
+#include "io/file.h"
+#include "trainer/collective.h"
+
+namespace shardtune::trainer {
+namespace {
+
+/// Written and read to measure the speed, at most.
+constexpr int64_t kMeasuredBytes = 64 << 20;
+
+std::unique_ptr<io::SwapFile> open_swap_file(const Job& job, const OffloadSection& offload) {
+  io::SwapOptions options;
+  options.folder = offload.nvme_path;
+  options.rank = job.comm.rank();
+  options.mode = job.swap.mode;
+  options.wrap = job.swap.wrap;
+  return std::make_unique<io::SwapFile>(options);
+}
+
+std::string number(double value, const char* format) {
+  char text[32];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+/// Space, way of access and speed; what is missing is told once, by rank 0.
+void prepare(const Job& job, const char* key, io::SwapFile& file, int64_t bytes) {
+  io::require_free_space(fs::path(file.path()).parent_path(), bytes, std::string(key) + ": states");
+  file.reserve(bytes);
+  const io::SwapSpeed speed =
+      bytes > 0 ? file.measure(std::min(bytes, kMeasuredBytes)) : io::SwapSpeed();
+  if (job.comm.rank() != 0)
+    return;
+  log_info(std::string(key) + ": " + number(static_cast<double>(bytes) / (1 << 20), "%.1f") +
+           " MiB on rank 0 in " + fs::path(file.path()).parent_path().string() + ", " +
+           file.description() + "; writes " + number(speed.write_bytes_per_second / 1e9, "%.2f") +
+           " GB/s, reads " + number(speed.read_bytes_per_second / 1e9, "%.2f") + " GB/s");
+  if (!file.is_direct())
+    log_warning(std::string(key) + ": no direct asynchronous I/O here: " + file.fallback_reason() +
+                ". The page cache is used, which is slower and takes memory.");
+}
+
+void check_folder(const Job& job, const char* key, const OffloadSection& offload) {
+  if (!offload.is_nvme())
+    return;
+  std::error_code error;
+  if (!fs::is_directory(offload.nvme_path, error)) {
+    throw ConfigError("parallel.zero_optimization." + std::string(key) +
+                      ".nvme_path: expected a folder, found none at " + offload.nvme_path +
+                      ". Make it, on a local disk.");
+  }
+  open_swap_file(job, offload)->reserve(io::kIoAlignment);
+}
+
+}  // namespace
+
+void check_offload(const Job& job) {
+  check_folder(job, "offload_optimizer", job.config.parallel.offload_optimizer);
+  check_folder(job, "offload_param", job.config.parallel.offload_param);
+}
+
+void make_optimizer_states(Job& job) {
+  const OffloadSection& offload = job.config.parallel.offload_optimizer;
+  const optim::Optimizer& optimizer = *job.config.optimizer.optimizer;
+  if (!offload.is_nvme()) {
+    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer);
+    return;
+  }
+  run_on_all_ranks(job.comm, [&] {
+    job.state_file = open_swap_file(job, offload);
+    prepare(job, "offload_optimizer", *job.state_file,
+            OptimizerStates::swap_bytes(*job.store, optimizer));
+    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer, *job.state_file);
+  });
+}
+
+}  // namespace shardtune::trainer
