@@ -4,12 +4,15 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <mutex>
+
 #include "core/error.h"
 
 namespace shardtune {
 
 namespace {
 struct LogState {
+  std::mutex mutex;  // spdlog guards its sinks, not the list of them
   std::shared_ptr<spdlog::logger> logger;
   std::string prefix;
   LogLevel threshold = LogLevel::kInfo;
@@ -40,6 +43,7 @@ void log_to_file(const std::string& path) {
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path, false);
     sink->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
+    const std::lock_guard lock(state().mutex);
     state().logger->sinks().push_back(std::move(sink));
   } catch (const spdlog::spdlog_ex& error) {
     throw WriteError(path + ": cannot write the log: " + error.what() +
@@ -53,6 +57,7 @@ void log_message(LogLevel level, std::string_view text) {
     return;
   constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info,
                                                    spdlog::level::warn, spdlog::level::err};
+  const std::lock_guard lock(log.mutex);
   log.logger->log(kLevels[static_cast<int>(level)], "{}{}", log.prefix, text);
 }
 

@@ -1,5 +1,6 @@
 // The program's log: plain lines on standard error and, once a run directory exists, train.log.
-// Rank 0 prints; other ranks print only warnings and errors, prefixed "[rank i/n]".
+// Rank 0 prints; other ranks print only warnings and errors, prefixed "[rank i/n]". Ranks that are
+// threads of one process share it.
 #pragma once
 
 #include <string>

@@ -24,7 +24,7 @@ enum class UnitId : int32_t {};
 
 inline constexpr ParameterId kNoParameter{-1};
 
-/// Which walk over the units is running; a rank without work replays unit_order() of the same pass.
+/// What a lease is for.
 enum class Pass { kForward, kBackward, kRecompute };
 
 /// kFrozen: opaque bytes (codes, scales, dense weights), no gradient. kTrainable: fp32, with a
@@ -41,6 +41,16 @@ struct ParameterSpec {
   /// tensor and publishes all of its parts.
   ParameterId part_of = kNoParameter;
 };
+
+/// Rows of a frozen parameter whose first dimension counts rows; out has room for all of them.
+struct RowFetch {
+  ParameterId id{};
+  std::span<const int32_t> rows;
+  std::span<std::byte> out;
+};
+
+/// In a walk: a call of fetch_rows() instead of a lease.
+inline constexpr UnitId kFetchRows{-1};
 
 class ParameterStore;
 
@@ -71,7 +81,7 @@ class ParameterStore {
  public:
   virtual ~ParameterStore() = default;
 
-  /// Adds a unit; units are walked in order of addition in a forward pass, reversed in backward.
+  /// Adds a unit.
   virtual UnitId add_unit(std::string name) = 0;
   /// Adds a parameter to a unit. ArgumentError: duplicate name, trainable that is not fp32.
   virtual ParameterId declare(ParameterSpec spec) = 0;
@@ -83,8 +93,24 @@ class ParameterStore {
   /// publisher's bytes count, others pass an empty span. The bytes are copied.
   virtual void publish(ParameterId id, std::span<const std::byte> bytes) = 0;
 
+  /// Leases a unit. Where bytes are sharded this gathers: inside a walk the unit must be the next
+  /// of the walk, the one before it, or leased already; outside of one, all ranks make the call.
+  /// ArgumentError: another unit than the walk expects, naming both.
   virtual UnitLease acquire(UnitId unit, Pass pass) = 0;
-  virtual std::vector<UnitId> unit_order(Pass pass) const = 0;
+  /// Copies rows without leasing the parameter: what an embedding needs. All ranks make the call,
+  /// each for rows of its own, perhaps none.
+  /// ArgumentError: not a frozen parameter of rows, a row out of range, no room
+  virtual void fetch_rows(std::span<const RowFetch> fetches) = 0;
+
+  /// Opens a walk: the units in the order in which they will be leased, each once as long as no
+  /// other stands between. It depends on the model alone, never on data, and is the same on all
+  /// ranks: the store brings the next unit while the one before is at work.
+  virtual void begin_walk(std::span<const UnitId> units) = 0;
+  /// Takes part in what is left of the walk and closes it. A rank without work opens and closes.
+  virtual void end_walk() = 0;
+  /// Bytes of units that may stay leased together during a walk beside the unit at work; above, the
+  /// head leases one vocabulary chunk at a time.
+  virtual int64_t max_held_bytes() const = 0;
 
   virtual int64_t num_parameters() const = 0;
   virtual const ParameterSpec& spec(ParameterId id) const = 0;

@@ -21,18 +21,11 @@ std::string peft_key(const adapters::AdapterTensor& tensor) {
   return "base_model.model." + tensor.name;
 }
 
-/// Runs body with the bytes of the tensor.
-template <typename Body>
-void with_value(ParameterStore& store, const adapters::AdapterTensor& tensor, const Body& body) {
-  const UnitLease lease = store.acquire(store.spec(tensor.id).unit, Pass::kForward);
-  body(store.value(tensor.id));
-}
-
 /// NaN is refused, and so is an adapter of zeros only: both are signs that nothing was trained.
-void check_values(const adapters::Adapter& adapter, ParameterStore& store) {
+void check_values(const adapters::Adapter& adapter, const AdapterValues& values) {
   double square_sum = 0.0;
   for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
-    with_value(store, tensor, [&](const TensorView& value) {
+    values(tensor, [&](const TensorView& value) {
       SHARDTUNE_ASSERT(value.numel() == tensor.shape.numel());
       double sum = 0.0;
       for (const float x : value.span<const float>())
@@ -48,27 +41,28 @@ void check_values(const adapters::Adapter& adapter, ParameterStore& store) {
     throw ArgumentError("adapter: all tensors are zero; nothing was written");
 }
 
-void write_weights(const adapters::Adapter& adapter, ParameterStore& store, const fs::path& path) {
+void write_weights(const adapters::Adapter& adapter, const AdapterValues& values,
+                   const fs::path& path) {
   std::vector<io::TensorToWrite> tensors;
   for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
     const auto extents = tensor.shape.extents();
     io::TensorToWrite out{peft_key(tensor), "F32", {extents.begin(), extents.end()}, {}};
-    out.write = [&store, &tensor](const auto& sink) {
-      with_value(store, tensor, [&](const TensorView& value) { sink(value.bytes()); });
+    out.write = [&values, &tensor](const auto& sink) {
+      values(tensor, [&](const TensorView& value) { sink(value.bytes()); });
     };
     tensors.push_back(std::move(out));
   }
   io::write_safetensors(path, std::move(tensors));
 }
 
-void compare_weights(const adapters::Adapter& adapter, ParameterStore& store,
+void compare_weights(const adapters::Adapter& adapter, const AdapterValues& values,
                      const fs::path& path) {
   const auto source = io::open_safetensors(path);
   for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
     const io::TensorInfo* info = source->find(peft_key(tensor));
     bool is_equal = info != nullptr && info->num_bytes == tensor.shape.numel() * 4;
     if (is_equal) {
-      with_value(store, tensor, [&](const TensorView& value) {
+      values(tensor, [&](const TensorView& value) {
         const auto read = source->bytes(*info);
         is_equal = std::memcmp(read.data(), value.raw(), read.size()) == 0;
       });
@@ -91,16 +85,16 @@ std::string model_card(const adapters::Adapter& adapter, const Provenance& prove
          " steps.\n`shardtune.json` says on which base, by hash, and in which quantization.\n";
 }
 
-void write_folder(const adapters::Adapter& adapter, ParameterStore& store,
+void write_folder(const adapters::Adapter& adapter, const AdapterValues& values,
                   const Provenance& provenance, const OutputFolder& output) {
-  check_values(adapter, store);
+  check_values(adapter, values);
   int64_t num_bytes = 1 << 20;
   for (const adapters::AdapterTensor& tensor : adapter.tensors())
     num_bytes += tensor.shape.numel() * 4 + 256;
   const fs::path& folder = output.partial();
   io::require_free_space(folder, num_bytes, "the adapter");
-  write_weights(adapter, store, folder / kWeightsFile);
-  compare_weights(adapter, store, folder / kWeightsFile);
+  write_weights(adapter, values, folder / kWeightsFile);
+  compare_weights(adapter, values, folder / kWeightsFile);
   io::write_file_durably(folder / "adapter_config.json",
                          adapter.peft_config(provenance.base_model).dump(2) + "\n");
   io::write_file_durably(folder / "README.md", model_card(adapter, provenance));
@@ -109,17 +103,24 @@ void write_folder(const adapters::Adapter& adapter, ParameterStore& store,
 
 }  // namespace
 
-void write_peft_adapter(const adapters::Adapter& adapter, ParameterStore& store,
+AdapterValues values_of(ParameterStore& store) {
+  return [&store](const adapters::AdapterTensor& tensor, const auto& use) {
+    const UnitLease lease = store.acquire(store.spec(tensor.id).unit, Pass::kForward);
+    use(store.value(tensor.id));
+  };
+}
+
+void write_peft_adapter(const adapters::Adapter& adapter, const AdapterValues& values,
                         const fs::path& folder, const Provenance& provenance, Existing existing) {
   OutputFolder output(folder, existing);
-  write_folder(adapter, store, provenance, output);
+  write_folder(adapter, values, provenance, output);
   output.commit();
 }
 
 io::Json export_peft(const ExportRequest& request, const OutputFolder& output) {
   if (request.adapter == nullptr)
     throw ConfigError("export --to peft: expected an adapter, found none. Add --adapter FOLDER.");
-  write_folder(*request.adapter, request.model.store(), request.provenance, output);
+  write_folder(*request.adapter, values_of(request.model.store()), request.provenance, output);
   io::Json report = io::Json::object();
   report.set("tensors", static_cast<int64_t>(request.adapter->tensors().size()));
   return report;

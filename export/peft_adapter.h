@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 
 #include "adapters/adapter.h"
 #include "core/parameter_store.h"
@@ -11,11 +12,17 @@
 
 namespace shardtune::exporting {
 
+/// Shows the value of an adapter's tensor, f32, to `use`.
+using AdapterValues = std::function<void(const adapters::AdapterTensor& tensor,
+                                         const std::function<void(const TensorView& value)>& use)>;
+/// Values leased from a store that holds them on this rank.
+AdapterValues values_of(ParameterStore& store);
+
 /// Writes the folder through a partial one: files are fsynced, read back and compared, then the
-/// folder is renamed. One rank calls it; at stages 0-2 every rank holds the values.
+/// folder is renamed. One rank calls it.
 /// Errors  WriteError: not writable, disk full; ConfigError: the folder is in use (kRefuse);
 ///         NonFiniteError: NaN or infinity in a tensor; CorruptBlockError: read back different
-void write_peft_adapter(const adapters::Adapter& adapter, ParameterStore& store,
+void write_peft_adapter(const adapters::Adapter& adapter, const AdapterValues& values,
                         const std::filesystem::path& folder, const Provenance& provenance,
                         Existing existing);
 

@@ -1,11 +1,14 @@
-// Rows are taken in blocks, vocabulary in the table's chunks. The logits of one block are held
-// in f32 while its softmax sum is built, then turned into dlogits chunk by chunk: two products
-// per chunk forward and back, none computed twice.
+// Rows are taken in blocks, vocabulary in the table's chunks. Where the head is leased whole, the
+// logits of one block are held in f32 while its softmax sum is built, then turned into dlogits
+// chunk by chunk: two products per chunk forward and back, none computed twice. Where chunks are
+// leased one at a time, every block meets a chunk before the next chunk comes, and the logits are
+// computed again for the gradient: the same operations on the same blocks, hence the same bits.
 #include "models/head.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "core/parallel_for.h"
@@ -31,12 +34,8 @@ std::vector<int64_t> trained_rows(std::span<const int32_t> labels) {
   return rows;
 }
 
-// All chunks of the head, leased for one walk over the rows.
-std::vector<UnitLease> lease_head(const VocabularyTable& head, Pass pass) {
-  std::vector<UnitLease> leases;
-  for (int64_t c = 0; c < head.num_chunks(); ++c)
-    leases.push_back(head.store().acquire(head.chunk(c).unit(), pass));
-  return leases;
+UnitLease lease_chunk(const VocabularyTable& head, int64_t chunk) {
+  return head.store().acquire(head.chunk(chunk).unit(), Pass::kForward);
 }
 
 void gather_rows(const TensorView& from, std::span<const int64_t> rows, const TensorView& to) {
@@ -49,7 +48,7 @@ void gather_rows(const TensorView& from, std::span<const int64_t> rows, const Te
   }
 }
 
-// The head of one block of gathered rows.
+// The head of one block of gathered rows. Chunks are leased by the caller and come in order.
 class RowBlock {
  public:
   RowBlock(const VocabularyTable& head, const TensorView& hidden, std::span<const int64_t> rows,
@@ -62,31 +61,38 @@ class RowBlock {
       labels_.push_back(labels[static_cast<size_t>(row)]);
   }
 
-  void forward(std::vector<float>& losses) {
-    const int64_t n = x_.dim(0);
-    for (int64_t c = 0; c < head_.num_chunks(); ++c) {
-      logits_.emplace_back(Shape{n, head_.chunk(c).out_features()}, DType::kFloat32);
-      head_.chunk(c).matmul(x_, logits_.back(), Accumulate::kNo);
-      kernels::softmax_stats_merge(logits_.back(), head_.chunk_begin(c), labels_, stats_);
-    }
+  Tensor logits(int64_t c) const {
+    Tensor result(Shape{x_.dim(0), head_.chunk(c).out_features()}, DType::kFloat32);
+    head_.chunk(c).matmul(x_, result, Accumulate::kNo);
+    return result;
+  }
+
+  void merge(int64_t c, const Tensor& logits) {
+    kernels::softmax_stats_merge(logits, head_.chunk_begin(c), labels_, stats_);
+  }
+
+  /// After merge() of all chunks.
+  void append_losses(std::vector<float>& losses) const {
     const size_t first = losses.size();
-    losses.resize(first + static_cast<size_t>(n));
+    losses.resize(first + rows_.size());
     kernels::cross_entropy_losses(stats_, std::span(losses).subspan(first));
   }
 
-  void backward(float scale, const TensorView& dhidden) {
-    const int64_t n = x_.dim(0);
-    Tensor dx(Shape{n, head_.hidden_size()}, DType::kFloat32);
-    for (int64_t c = 0; c < head_.num_chunks(); ++c) {
-      Tensor dlogits(logits_[c].shape(), x_.dtype());
-      kernels::cross_entropy_dlogits(logits_[c], head_.chunk_begin(c), labels_, stats_, scale,
-                                     dlogits);
-      logits_[c] = Tensor();
-      head_.chunk(c).matmul_transposed(dlogits, dx, c == 0 ? Accumulate::kNo : Accumulate::kYes);
-    }
+  /// Adds the chunk's part of the gradient of x. After merge() of all chunks.
+  void backward(int64_t c, Tensor logits, float scale) {
+    if (c == 0)
+      dx_ = Tensor(x_.shape(), DType::kFloat32);
+    const Tensor dlogits(logits.shape(), x_.dtype());
+    kernels::cross_entropy_dlogits(logits, head_.chunk_begin(c), labels_, stats_, scale, dlogits);
+    logits = Tensor();
+    head_.chunk(c).matmul_transposed(dlogits, dx_, c == 0 ? Accumulate::kNo : Accumulate::kYes);
+  }
+
+  /// After backward() of all chunks.
+  void scatter_gradient(const TensorView& dhidden) const {
     const int64_t width = head_.hidden_size();
-    for (int64_t i = 0; i < n; ++i) {
-      std::copy_n(dx.data<float>() + i * width, width,
+    for (int64_t i = 0; i < x_.dim(0); ++i) {
+      std::copy_n(dx_.data<float>() + i * width, width,
                   dhidden.data<float>() + rows_[static_cast<size_t>(i)] * width);
     }
   }
@@ -96,35 +102,112 @@ class RowBlock {
   std::span<const int64_t> rows_;
   std::vector<int32_t> labels_;
   Tensor x_;
-  std::vector<Tensor> logits_;
+  Tensor dx_;
   kernels::SoftmaxStats stats_;
 };
 
-template <typename Visit>
-void for_each_block(std::span<const int64_t> rows, const Visit& visit) {
-  for (size_t begin = 0; begin < rows.size(); begin += kRowBlock)
-    visit(rows.subspan(begin, std::min<size_t>(kRowBlock, rows.size() - begin)));
+// What one walk over the head works on: trained rows in blocks.
+struct HeadInput {
+  const VocabularyTable& head;
+  TensorView hidden;
+  std::span<const int64_t> rows;
+  std::span<const int32_t> labels;
+
+  template <typename Visit>
+  void for_each_block(const Visit& visit) const {
+    for (size_t begin = 0; begin < rows.size(); begin += kRowBlock)
+      visit(RowBlock(head, hidden,
+                     rows.subspan(begin, std::min<size_t>(kRowBlock, rows.size() - begin)),
+                     labels));
+  }
+};
+
+// Both walks append the losses in order of rows and, where dhidden is given, write the gradient of
+// scale * their sum to the rows of dhidden.
+void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
+                const TensorView& dhidden) {
+  const int64_t num_chunks = input.head.num_chunks();
+  std::vector<UnitLease> leases;
+  for (int64_t c = 0; c < num_chunks; ++c)
+    leases.push_back(lease_chunk(input.head, c));
+  input.for_each_block([&](RowBlock block) {
+    std::vector<Tensor> logits;
+    for (int64_t c = 0; c < num_chunks; ++c) {
+      logits.push_back(block.logits(c));
+      block.merge(c, logits.back());
+    }
+    block.append_losses(losses);
+    if (dhidden.empty())
+      return;
+    for (int64_t c = 0; c < num_chunks; ++c)
+      block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale);
+    block.scatter_gradient(dhidden);
+  });
+}
+
+void walk_by_chunk(const HeadInput& input, std::vector<float>& losses, float scale,
+                   const TensorView& dhidden) {
+  const int64_t num_chunks = input.head.num_chunks();
+  std::vector<RowBlock> blocks;
+  input.for_each_block([&](RowBlock block) { blocks.push_back(std::move(block)); });
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    const UnitLease lease = lease_chunk(input.head, c);
+    for (RowBlock& block : blocks)
+      block.merge(c, block.logits(c));
+  }
+  for (const RowBlock& block : blocks)
+    block.append_losses(losses);
+  if (dhidden.empty())
+    return;
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    const UnitLease lease = lease_chunk(input.head, c);
+    for (RowBlock& block : blocks)
+      block.backward(c, block.logits(c), scale);
+  }
+  for (const RowBlock& block : blocks)
+    block.scatter_gradient(dhidden);
+}
+
+void walk_head(HeadWalk walk, const HeadInput& input, std::vector<float>& losses, float scale,
+               const TensorView& dhidden) {
+  if (walk == HeadWalk::kWhole)
+    walk_whole(input, losses, scale, dhidden);
+  else
+    walk_by_chunk(input, losses, scale, dhidden);
 }
 
 }  // namespace
 
+HeadWalk choose_head_walk(const VocabularyTable& head) {
+  return head.num_bytes() <= head.store().max_held_bytes() ? HeadWalk::kWhole : HeadWalk::kByChunk;
+}
+
+std::vector<UnitId> head_units(const VocabularyTable& head, autograd::Recording recording) {
+  const bool twice =
+      recording == autograd::Recording::kOn && choose_head_walk(head) == HeadWalk::kByChunk;
+  std::vector<UnitId> units;
+  for (int pass = 0; pass < (twice ? 2 : 1); ++pass) {
+    for (int64_t c = 0; c < head.num_chunks(); ++c)
+      units.push_back(head.chunk(c).unit());
+  }
+  return units;
+}
+
 HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
                             std::span<const int32_t> labels, float scale) {
+  return head_cross_entropy(tape, head, hidden, labels, scale, choose_head_walk(head));
+}
+
+HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
+                            std::span<const int32_t> labels, float scale, HeadWalk walk) {
   SHARDTUNE_ASSERT(static_cast<int64_t>(labels.size()) <= hidden.dim(0));
   const std::vector<int64_t> rows = trained_rows(labels);
-  const bool backward = tape.needs_grad({hidden});
   HeadLoss loss;
   loss.num_trained_tokens = static_cast<int64_t>(rows.size());
-  if (backward)
+  if (tape.needs_grad({hidden}))
     loss.hidden_grad = Tensor::zeros(hidden.shape(), DType::kFloat32);
   std::vector<float> losses;
-  const std::vector<UnitLease> leases = lease_head(head, Pass::kForward);
-  for_each_block(rows, [&](std::span<const int64_t> block_rows) {
-    RowBlock block(head, hidden.value(), block_rows, labels);
-    block.forward(losses);
-    if (backward)
-      block.backward(scale, loss.hidden_grad);
-  });
+  walk_head(walk, {head, hidden.value(), rows, labels}, losses, scale, loss.hidden_grad);
   for (size_t i = 0; i < losses.size() && loss.first_non_finite < 0; ++i) {
     if (!std::isfinite(losses[i]))
       loss.first_non_finite = rows[i];
@@ -137,18 +220,15 @@ std::vector<float> head_token_losses(const VocabularyTable& head, const TensorVi
                                      std::span<const int32_t> labels) {
   const std::vector<int64_t> rows = trained_rows(labels);
   std::vector<float> losses;
-  const std::vector<UnitLease> leases = lease_head(head, Pass::kForward);
-  for_each_block(rows, [&](std::span<const int64_t> block_rows) {
-    RowBlock(head, hidden, block_rows, labels).forward(losses);
-  });
+  walk_head(choose_head_walk(head), {head, hidden, rows, labels}, losses, 1.0f, {});
   return losses;
 }
 
 Tensor head_logits(const VocabularyTable& head, const TensorView& hidden) {
   const int64_t n = hidden.dim(0);
   Tensor logits(Shape{n, head.vocab_size()}, DType::kFloat32);
-  const std::vector<UnitLease> leases = lease_head(head, Pass::kForward);
   for (int64_t c = 0; c < head.num_chunks(); ++c) {
+    const UnitLease lease = lease_chunk(head, c);
     const int64_t width = head.chunk(c).out_features();
     Tensor part(Shape{n, width}, DType::kFloat32);
     head.chunk(c).matmul(hidden, part, Accumulate::kNo);
@@ -163,10 +243,10 @@ Tensor head_logits(const VocabularyTable& head, const TensorView& hidden) {
 void head_argmax(const VocabularyTable& head, const TensorView& hidden, std::span<int32_t> ids) {
   const int64_t n = hidden.dim(0);
   SHARDTUNE_ASSERT(static_cast<int64_t>(ids.size()) == n);
-  const std::vector<UnitLease> leases = lease_head(head, Pass::kForward);
   std::vector<float> best(static_cast<size_t>(n));
   std::vector<int32_t> winners(static_cast<size_t>(n));
   for (int64_t c = 0; c < head.num_chunks(); ++c) {
+    const UnitLease lease = lease_chunk(head, c);
     const int64_t width = head.chunk(c).out_features();
     Tensor part(Shape{n, width}, DType::kFloat32);
     head.chunk(c).matmul(hidden, part, Accumulate::kNo);

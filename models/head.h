@@ -29,11 +29,23 @@ struct HeadLoss {
                                   // seed of Tape::backward(hidden, ...)
 };
 
+/// How the chunks of the head are leased for a loss. kWhole: all of them while blocks of rows go
+/// by, so that every logit is computed once. kByChunk: one at a time, twice when a gradient is
+/// wanted (softmax sums first, then gradients), for heads that a rank cannot hold whole. Same bits.
+enum class HeadWalk { kWhole, kByChunk };
+/// By the size of the head and what the store may keep leased (ParameterStore::max_held_bytes).
+HeadWalk choose_head_walk(const VocabularyTable& head);
+/// The units that head_cross_entropy leases, in order; kOn: on a recording tape.
+std::vector<UnitId> head_units(const VocabularyTable& head, autograd::Recording recording);
+
 /// Loss of hidden [T,H] against labels [T] (kIgnoreLabel = not trained). When the tape records, the
 /// gradient of hidden is computed in the same walk, multiplied by `scale` (1 / trained tokens of
 /// the whole step).
 HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
                             std::span<const int32_t> labels, float scale);
+/// The same with the walk given.
+HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
+                            std::span<const int32_t> labels, float scale, HeadWalk walk);
 
 /// Log-likelihood of every labelled position, in order of tokens (evaluation by choice).
 std::vector<float> head_token_losses(const VocabularyTable& head, const TensorView& hidden,

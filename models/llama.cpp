@@ -145,6 +145,14 @@ class Llama : public Model {
 
   Variable forward(Tape& tape, const ForwardOptions& options) override;
 
+  std::vector<UnitId> forward_units() const override {
+    std::vector<UnitId> units{kFetchRows};
+    for (const LlamaLayer& layer : layers_)
+      units.push_back(layer.unit);
+    units.push_back(final_unit_);
+    return units;
+  }
+
  private:
   /// State of one forward pass, shared with the bodies that backward runs again.
   struct Pass {

@@ -62,6 +62,9 @@ class Model {
   /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache
   /// T' is T rounded up to kTokenPadding: the rows past T are padding without meaning.
   virtual Variable forward(Tape& tape, const ForwardOptions& options) = 0;
+  /// The units that forward() leases, in order, and kFetchRows where it fetches embedding rows. The
+  /// backward pass leases the units in reverse.
+  virtual std::vector<UnitId> forward_units() const = 0;
   /// The head's table (the embedding itself when tied).
   virtual const VocabularyTable& head() const = 0;
 

@@ -1,6 +1,6 @@
-// The embedding table or the head: [V, H] cut into fixed vocabulary chunks, each a FrozenWeight in
-// a unit of its own, so that a head never needs the whole table at once. A tied model has one table
-// and uses it twice.
+// The embedding table or the head: [V, H] cut into fixed vocabulary chunks, each a dense
+// FrozenWeight in a unit of its own, so that a head never needs the whole table at once. A tied
+// model has one table and uses it twice.
 #pragma once
 
 #include <functional>
@@ -28,14 +28,19 @@ class VocabularyTable {
   const quant::FrozenWeight& chunk(int64_t index) const { return *chunks_[index]; }
   ParameterStore& store() const { return *store_; }
 
+  /// Of the whole table, as the store keeps it.
+  int64_t num_bytes() const { return vocab_size_ * hidden_size_ * size_of(compute_); }
+
   void load(const quant::RowSource& rows);
-  /// out [n,H] f32 | bf16 = rows of the table. Leases the chunks that it touches.
+  /// out [n,H] f32 | bf16 = rows of the table, fetched through the store: one fetch_rows() of a
+  /// walk, whatever the ids.
   void lookup(std::span<const int32_t> ids, const TensorView& out) const;
 
  private:
   ParameterStore* store_;
   int64_t vocab_size_;
   int64_t hidden_size_;
+  DType compute_;  // of the rows: chunks are dense
   std::vector<std::unique_ptr<quant::FrozenWeight>> chunks_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "autograd/tape.h"
 #include "core/registry.h"
@@ -20,6 +21,11 @@ struct MicroBatchResult {
 class Objective {
  public:
   virtual ~Objective() = default;
+
+  /// The walks over units that train() and evaluate() make on any micro-batch, for
+  /// ParameterStore::begin_walk.
+  virtual std::vector<UnitId> train_walk(const models::Model& model) const = 0;
+  virtual std::vector<UnitId> evaluate_walk(const models::Model& model) const = 0;
 
   /// Forward and backward of one micro-batch; gradients of `scale` * loss_sum go to the store.
   /// `scale` is 1 / (trained tokens of the whole step), known from the plan.

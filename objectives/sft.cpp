@@ -14,6 +14,20 @@ using autograd::Variable;
 
 class NextToken : public Objective {
  public:
+  std::vector<UnitId> train_walk(const models::Model& model) const override {
+    const std::vector<UnitId> forward = model.forward_units();
+    std::vector<UnitId> walk = forward_and_head(model, Recording::kOn);
+    for (auto unit = forward.rbegin(); unit != forward.rend(); ++unit) {
+      if (*unit != kFetchRows)  // embeddings have no backward
+        walk.push_back(*unit);
+    }
+    return walk;
+  }
+
+  std::vector<UnitId> evaluate_walk(const models::Model& model) const override {
+    return forward_and_head(model, Recording::kOff);
+  }
+
   MicroBatchResult train(models::Model& model, const models::ForwardOptions& options,
                          float scale) const override {
     Tape tape(model.store(), Recording::kOn);
@@ -33,6 +47,14 @@ class NextToken : public Objective {
     const models::HeadLoss loss =
         models::head_cross_entropy(tape, model.head(), hidden, options.context.batch->labels, 1.0f);
     return {loss.loss_sum, loss.num_trained_tokens, loss.first_non_finite};
+  }
+
+ private:
+  static std::vector<UnitId> forward_and_head(const models::Model& model, Recording recording) {
+    std::vector<UnitId> walk = model.forward_units();
+    const std::vector<UnitId> head = models::head_units(model.head(), recording);
+    walk.insert(walk.end(), head.begin(), head.end());
+    return walk;
   }
 };
 

@@ -1,8 +1,9 @@
 // Communication between ranks. A Communicator moves bytes and never adds floats (DESIGN section
 // 8.2). Every public operation is collective: all ranks call the same ones in the same order, from
-// one thread per rank. Before data moves, the ranks compare what they are about to do (sequence,
-// kind, bytes, dtype, config word); a difference is a RankMismatchError on every rank that shows
-// both calls. A lost peer or a failing transport is a CommError naming rank and call.
+// one thread per rank at a time (stage 3 gathers on a thread of its own while no other call runs).
+// Before data moves, the ranks compare what they are about to do (sequence, kind, bytes, dtype,
+// config word); a difference is a RankMismatchError on every rank that shows both calls. A lost
+// peer or a failing transport is a CommError naming rank and call.
 #pragma once
 
 #include <array>
@@ -146,7 +147,7 @@ class Communicator {
 
 /// A group of one: every operation is a correct copy or nothing.
 std::unique_ptr<Communicator> make_single_communicator();
-/// MPI_COMM_WORLD. Initialises MPI (funneled) and finalises it when destroyed; once per process.
+/// MPI_COMM_WORLD. Initialises MPI (serialized) and finalises it when destroyed; once per process.
 std::unique_ptr<Communicator> make_mpi_communicator();
 /// True when mpirun or another PMI launcher started this process.
 bool started_by_mpi();

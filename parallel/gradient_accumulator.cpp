@@ -9,7 +9,6 @@
 namespace shardtune::parallel {
 
 namespace {
-constexpr int64_t kAlignElements = 16;  // 64 bytes of fp32
 constexpr int64_t kAddGrain = 1 << 15;
 
 std::span<std::byte> bytes_of(const Tensor& flat, int64_t begin, int64_t end) {
@@ -21,28 +20,6 @@ bool any_mark(std::span<const uint8_t> marks) {
   return std::ranges::any_of(marks, [](uint8_t mark) { return mark != 0; });
 }
 }  // namespace
-
-FlatLayout::FlatLayout(const ShardLayout& shards) {
-  for (const ShardedTensor& tensor : shards.tensors()) {
-    offsets_.push_back(size_);
-    size_ = checked_add(size_, round_up(tensor.numel, kAlignElements));
-  }
-  for (int rank = 0; rank < shards.world_size(); ++rank) {
-    Shard shard;
-    size_t tensor = 0;
-    for (const ShardRange& range : shards.ranges(rank)) {
-      while (shards.tensors()[tensor].id != range.id)
-        ++tensor;
-      shard.pieces.push_back(
-          {tensor, range.begin, offsets_[tensor] + range.begin, range.end - range.begin});
-    }
-    if (!shard.pieces.empty()) {
-      shard.begin = shard.pieces.front().flat_begin;
-      shard.end = shard.pieces.back().flat_begin + shard.pieces.back().length;
-    }
-    shards_.push_back(std::move(shard));
-  }
-}
 
 GradientAccumulator::GradientAccumulator(Communicator& comm, const FlatLayout& layout,
                                          size_t num_tensors)

@@ -1,7 +1,6 @@
 // Gradients of one optimizer step: the leaf of the micro-batch under way, whole, and the sums of
 // this rank's shard in a binary counter (DESIGN section 8.2). No rank holds a second whole gradient
-// while micro-batches run. All trainables stand one after another in one flat buffer, so the shard
-// of a rank is one contiguous piece of it and travels as one message.
+// while micro-batches run.
 #pragma once
 
 #include <cstdint>
@@ -11,40 +10,9 @@
 
 #include "parallel/binary_counter.h"
 #include "parallel/communicator.h"
-#include "parallel/shards.h"
+#include "parallel/flat_layout.h"
 
 namespace shardtune::parallel {
-
-/// Where the trainables stand in flat buffers, and each rank's piece of them.
-class FlatLayout {
- public:
-  FlatLayout() = default;
-  explicit FlatLayout(const ShardLayout& shards);
-
-  struct Piece {             // of one tensor
-    size_t tensor = 0;       // index in order of declaration
-    int64_t begin = 0;       // in the tensor
-    int64_t flat_begin = 0;  // in the flat buffer
-    int64_t length = 0;
-  };
-  /// Elements of a flat buffer; tensors begin at multiples of 64 bytes.
-  int64_t size() const { return size_; }
-  int64_t offset(size_t tensor) const { return offsets_[tensor]; }
-  /// A rank's shard: flat elements [begin, end) and its pieces.
-  struct Shard {
-    int64_t begin = 0;
-    int64_t end = 0;
-    std::vector<Piece> pieces;
-    int64_t length() const { return end - begin; }
-    bool empty() const { return begin == end; }
-  };
-  const Shard& shard(int rank) const { return shards_[static_cast<size_t>(rank)]; }
-
- private:
-  std::vector<int64_t> offsets_;
-  std::vector<Shard> shards_;
-  int64_t size_ = 0;
-};
 
 /// A sum of leaves over this rank's shard, with one mark per piece whether any leaf reached it.
 struct ShardSum {

@@ -158,11 +158,11 @@ std::unique_ptr<Communicator> make_mpi_communicator() {
   if (initialised != 0)
     throw CommError("make_mpi_communicator: expected one call per process, found MPI initialised.");
   int provided = MPI_THREAD_SINGLE;
-  const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-  if (code != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
+  const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
+  if (code != MPI_SUCCESS || provided < MPI_THREAD_SERIALIZED)
     throw CommError(fmt::format(
         "MPI_Init_thread: expected thread level {}, found {} (code {}). Use an MPI with threads.",
-        static_cast<int>(MPI_THREAD_FUNNELED), provided, code));
+        static_cast<int>(MPI_THREAD_SERIALIZED), provided, code));
   return std::make_unique<MpiCommunicator>();
 }
 

@@ -5,44 +5,13 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
-#include <unordered_map>
 
 #include "core/checked.h"
-#include "core/rng.h"
 #include "kernels/elementwise.h"
 #include "parallel/gradient_accumulator.h"
+#include "parallel/unit_walk.h"
 
 namespace shardtune::parallel {
-
-namespace {
-constexpr size_t kNotTrainable = static_cast<size_t>(-1);
-
-struct Parameter {
-  ParameterSpec spec;
-  int64_t num_bytes = 0;
-  int publisher = 0;
-  size_t trainable = kNotTrainable;  // index among trainables
-  bool published = false;
-  Tensor bytes;  // frozen: the whole; trainable: until seal() moves it into the flat buffer
-  Tensor bf16;   // trainable, published before seal()
-};
-
-struct Unit {
-  std::string name;
-  int64_t num_leases = 0;
-};
-
-TensorView flat_view(const Tensor& flat, int64_t offset, const Shape& shape) {
-  auto* base = static_cast<std::byte*>(flat.view().raw());
-  return TensorView(base + offset * size_of(flat.dtype()), flat.dtype(), shape);
-}
-
-std::span<float> flat_span(const Tensor& flat, int64_t begin, int64_t end) {
-  if (begin == end)
-    return {};
-  return flat.span<float>().subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-}
-}  // namespace
 
 ZeroStage zero_stage_from(int64_t number) {
   if (number < 0 || number > 3)
@@ -51,226 +20,188 @@ ZeroStage zero_stage_from(int64_t number) {
   return static_cast<ZeroStage>(number);
 }
 
+namespace {
+// One rank has nothing to share: its units stay whole at every stage.
+std::unique_ptr<UnitResidency> make_residency(Communicator& comm, const ParameterTable& table,
+                                              ZeroStage stage, int64_t max_held_bytes) {
+  return stage == ZeroStage::k3 && comm.world_size() > 1
+             ? make_sharded_residency(comm, table, max_held_bytes)
+             : make_whole_residency(comm, table, stage);
+}
+}  // namespace
+
 struct ShardedParameterStore::State {
-  std::vector<Unit> units;
-  std::vector<Parameter> parameters;
-  std::vector<ParameterId> trainables;
-  std::unordered_map<std::string, ParameterId> ids;
-  int64_t frozen_bytes = 0;
-  int64_t num_tensors = 0;  // parameters that are no part of another
+  State(Communicator& comm, ZeroStage stage, int64_t max_held_bytes)
+      : table(comm.world_size()),
+        residency(make_residency(comm, table, stage, max_held_bytes)),
+        walk(table, *residency) {}
+
+  ParameterTable table;
+  std::unique_ptr<UnitResidency> residency;
+  UnitWalk walk;
+  std::vector<uint8_t> published;  // by parameter
 
   bool sealed = false;
   ShardLayout shards;
   FlatLayout flat;
-  Tensor master_weight;         // flat
-  Tensor bf16;                  // flat
-  Tensor gradient;              // flat at stages 0 and 1, this rank's shard at stage 2
+  Tensor gradient;              // flat at stages 0 and 1, this rank's shard above
   int64_t gradient_origin = 0;  // flat element that `gradient` begins with
   std::optional<GradientAccumulator> accumulator;
   std::vector<Segment> segments;
   bool gradients_finished = false;
-
-  Parameter& at(ParameterId id) {
-    const auto index = static_cast<int64_t>(id);
-    if (index < 0 || index >= static_cast<int64_t>(parameters.size()))
-      throw ArgumentError(fmt::format("parameter store: expected an id below {}, found {}",
-                                      parameters.size(), index));
-    return parameters[static_cast<size_t>(index)];
-  }
-
-  Unit& unit(UnitId id) {
-    const auto index = static_cast<int64_t>(id);
-    if (index < 0 || index >= static_cast<int64_t>(units.size()))
-      throw ArgumentError(
-          fmt::format("parameter store: expected a unit below {}, found {}", units.size(), index));
-    return units[static_cast<size_t>(index)];
-  }
-
-  Parameter& trainable(ParameterId id, std::string_view call) {
-    Parameter& parameter = at(id);
-    if (parameter.trainable == kNotTrainable)
-      throw ArgumentError(fmt::format("{}: expected a trainable, found {} '{}'", call, "frozen",
-                                      parameter.spec.name));
-    return parameter;
-  }
 
   void require_sealed(std::string_view call) const {
     if (!sealed)
       throw ArgumentError(fmt::format("{}: expected seal() before it", call));
   }
 
-  Parameter& leased(ParameterId id, std::string_view call) {
-    Parameter& parameter = at(id);
-    if (unit(parameter.spec.unit).num_leases == 0)
+  /// For what talks to the other ranks.
+  void require_between_walks(std::string_view call) const {
+    require_sealed(call);
+    walk.require_closed(call);
+  }
+
+  const DeclaredParameter& leased(ParameterId id, std::string_view call) const {
+    const DeclaredParameter& parameter = table.at(id);
+    if (!walk.is_leased(parameter.spec.unit))
       throw ArgumentError(fmt::format(
           "{}('{}'): its unit '{}' is not leased. Keep the lease of acquire() while the view is "
           "used.",
-          call, parameter.spec.name, unit(parameter.spec.unit).name));
-    if (!parameter.published)
-      throw ArgumentError(
-          fmt::format("{}('{}'): nothing was published", call, parameter.spec.name));
+          call, parameter.spec.name, table.unit(parameter.spec.unit).name));
+    require_published(id, call);
     return parameter;
   }
 
-  TensorView master_view(const Parameter& parameter) const {
-    return sealed ? flat_view(master_weight, flat.offset(parameter.trainable), parameter.spec.shape)
-                  : parameter.bytes.view();
-  }
-  TensorView bf16_view(const Parameter& parameter) const {
-    return sealed ? flat_view(bf16, flat.offset(parameter.trainable), parameter.spec.shape)
-                  : parameter.bf16.view();
+  void require_published(ParameterId id, std::string_view call) const {
+    const auto index = static_cast<size_t>(id);
+    if (index >= published.size() || published[index] == 0)
+      throw ArgumentError(
+          fmt::format("{}('{}'): nothing was published", call, table.at(id).spec.name));
   }
 
-  /// What all ranks must declare alike.
-  std::string declarations() const {
-    uint64_t digest = 0;
-    for (const Parameter& parameter : parameters) {
-      const auto extents = parameter.spec.shape.extents();
-      digest = mix_key(digest, parameter.spec.name);
-      digest = mix_key(digest, {static_cast<uint64_t>(parameter.spec.unit),
-                                static_cast<uint64_t>(parameter.spec.kind),
-                                static_cast<uint64_t>(parameter.spec.dtype), extents.size()});
-      for (const int64_t extent : extents)
-        digest = mix_key(digest, {static_cast<uint64_t>(extent)});
-    }
-    return fmt::format("{} units, {} parameters, {} trainable, digest {:016x}", units.size(),
-                       parameters.size(), trainables.size(), digest);
+  void set_published(ParameterId id) {
+    published.resize(static_cast<size_t>(table.num_parameters()));
+    published[static_cast<size_t>(id)] = 1;
+  }
+
+  std::span<float> gradient_of(int64_t flat_begin, int64_t flat_end) const {
+    if (flat_begin == flat_end)
+      return {};
+    return elements_of(gradient.span<float>(), flat_begin - gradient_origin,
+                       flat_end - gradient_origin);
   }
 
   void build_segments(ZeroStage stage, int rank) {
-    segments.clear();
-    const auto ranges = stage == ZeroStage::k0 ? shards.all_ranges() : shards.ranges(rank);
-    for (const ShardRange& range : ranges) {
-      const int64_t offset = flat.offset(at(range.id).trainable);
+    const HeldWeights held = residency->weights();
+    for (const ShardRange& range :
+         stage == ZeroStage::k0 ? shards.all_ranges() : shards.ranges(rank)) {
+      const int64_t offset = flat.offset(table.at(range.id).trainable) - held.begin;
       segments.push_back({range.id,
                           range.begin,
                           range.end,
-                          flat_span(master_weight, offset + range.begin, offset + range.end),
+                          elements_of(held.values, offset + range.begin, offset + range.end),
                           {},
                           false});
     }
   }
 };
 
-ShardedParameterStore::ShardedParameterStore(Communicator& comm, ZeroStage stage)
-    : comm_(comm), stage_(stage), state_(std::make_unique<State>()) {
-  if (stage == ZeroStage::k3)
-    throw UnsupportedError(
-        "parallel.zero_optimization.stage: expected 0, 1 or 2, found 3, which is not there yet "
-        "(docs/status.md). Write 'stage: 2'.");
-}
+ShardedParameterStore::ShardedParameterStore(Communicator& comm, ZeroStage stage,
+                                             int64_t max_held_bytes)
+    : comm_(comm), stage_(stage), state_(std::make_unique<State>(comm, stage, max_held_bytes)) {}
 
 ShardedParameterStore::~ShardedParameterStore() = default;
 
 UnitId ShardedParameterStore::add_unit(std::string name) {
   if (state_->sealed)
     throw ArgumentError("add_unit('" + name + "'): expected before seal()");
-  state_->units.push_back({std::move(name)});
-  return UnitId{narrow<int32_t>(static_cast<int64_t>(state_->units.size()) - 1)};
+  return state_->table.add_unit(std::move(name));
 }
 
 ParameterId ShardedParameterStore::declare(ParameterSpec spec) {
   if (state_->sealed)
     throw ArgumentError("declare('" + spec.name + "'): expected before seal()");
-  if (state_->ids.contains(spec.name))
-    throw ArgumentError("declare('" + spec.name + "'): a parameter of this name is there already");
-  const bool trainable = spec.kind == ParameterKind::kTrainable;
-  if (trainable && spec.dtype != DType::kFloat32)
-    throw ArgumentError(fmt::format("declare('{}'): expected a trainable of float32, found {}",
-                                    spec.name, name_of(spec.dtype)));
-  state_->unit(spec.unit);
-  Parameter parameter;
-  parameter.num_bytes = checked_mul(spec.shape.numel(), size_of(spec.dtype));
-  parameter.publisher = spec.part_of == kNoParameter
-                            ? static_cast<int>(state_->num_tensors++ % comm_.world_size())
-                            : state_->at(spec.part_of).publisher;
-  const ParameterId id{narrow<int32_t>(static_cast<int64_t>(state_->parameters.size()))};
-  state_->ids.emplace(spec.name, id);
-  parameter.spec = std::move(spec);
-  if (trainable) {
-    parameter.trainable = state_->trainables.size();
-    state_->trainables.push_back(id);
-  }
-  state_->parameters.push_back(std::move(parameter));
-  return id;
+  return state_->table.declare(std::move(spec));
 }
 
 bool ShardedParameterStore::is_publisher(ParameterId id) const {
-  return state_->at(id).publisher == comm_.rank();
+  return state_->table.at(id).publisher == comm_.rank();
 }
 
 void ShardedParameterStore::publish(ParameterId id, std::span<const std::byte> bytes) {
-  Parameter& parameter = state_->at(id);
-  const bool trainable = parameter.trainable != kNotTrainable;
+  const DeclaredParameter& parameter = state_->table.at(id);
+  state_->walk.require_closed("publish");
   if (is_publisher(id) && static_cast<int64_t>(bytes.size()) != parameter.num_bytes)
     throw ArgumentError(fmt::format("publish('{}'): expected {} bytes ({} {}), found {}",
                                     parameter.spec.name, parameter.num_bytes,
                                     parameter.spec.shape.to_string(), name_of(parameter.spec.dtype),
                                     bytes.size()));
-  const bool in_flat = trainable && state_->sealed;
-  if (!in_flat && parameter.bytes.empty()) {
-    parameter.bytes = Tensor(parameter.spec.shape, parameter.spec.dtype);
-    if (trainable)
-      parameter.bf16 = Tensor(parameter.spec.shape, DType::kBFloat16);
-    else
-      state_->frozen_bytes += parameter.num_bytes;
-  }
-  const TensorView target = trainable ? state_->master_view(parameter) : parameter.bytes.view();
-  const std::span<std::byte> target_bytes(static_cast<std::byte*>(target.raw()),
-                                          static_cast<size_t>(parameter.num_bytes));
-  if (is_publisher(id) && !bytes.empty())
-    std::memcpy(target_bytes.data(), bytes.data(), bytes.size());
-  comm_.broadcast(target_bytes, parameter.publisher, parameter.spec.dtype,
-                  mix_key(0, parameter.spec.name));
-  if (trainable && parameter.num_bytes > 0)
-    kernels::cast(target, state_->bf16_view(parameter));
-  parameter.published = true;
+  state_->residency->publish(id, is_publisher(id) ? bytes : std::span<const std::byte>());
+  state_->set_published(id);
 }
 
-UnitLease ShardedParameterStore::acquire(UnitId unit, Pass pass) {
-  ++state_->unit(unit).num_leases;
+UnitLease ShardedParameterStore::acquire(UnitId unit, Pass) {
+  state_->walk.acquire(unit);
   return UnitLease(*this, unit);
 }
 
-void ShardedParameterStore::release(UnitId unit) noexcept {
-  --state_->units[static_cast<size_t>(unit)].num_leases;
+void ShardedParameterStore::release(UnitId unit) noexcept { state_->walk.release(unit); }
+
+void ShardedParameterStore::fetch_rows(std::span<const RowFetch> fetches) {
+  for (const RowFetch& fetch : fetches) {
+    const DeclaredParameter& parameter = state_->table.at(fetch.id);
+    const Shape& shape = parameter.spec.shape;
+    state_->require_published(fetch.id, "fetch_rows");
+    if (parameter.is_trainable() || shape.ndim() < 2 || parameter.num_bytes == 0)
+      throw ArgumentError(fmt::format("fetch_rows('{}'): expected a frozen matrix, found {} {}",
+                                      parameter.spec.name, name_of(parameter.spec.dtype),
+                                      shape.to_string()));
+    const auto row_bytes = static_cast<size_t>(parameter.num_bytes / shape[0]);
+    if (fetch.out.size() != fetch.rows.size() * row_bytes)
+      throw ArgumentError(
+          fmt::format("fetch_rows('{}'): expected room for {} rows of {} bytes, "
+                      "found {} bytes",
+                      parameter.spec.name, fetch.rows.size(), row_bytes, fetch.out.size()));
+    for (const int32_t row : fetch.rows) {
+      if (row < 0 || row >= shape[0])
+        throw ArgumentError(fmt::format("fetch_rows('{}'): expected a row below {}, found {}",
+                                        parameter.spec.name, shape[0], row));
+    }
+  }
+  state_->walk.fetch_rows(fetches);
 }
 
-std::vector<UnitId> ShardedParameterStore::unit_order(Pass pass) const {
-  std::vector<UnitId> order;
-  for (size_t i = 0; i < state_->units.size(); ++i)
-    order.push_back(UnitId{static_cast<int32_t>(i)});
-  if (pass != Pass::kForward)
-    std::ranges::reverse(order);
-  return order;
+void ShardedParameterStore::begin_walk(std::span<const UnitId> units) { state_->walk.begin(units); }
+
+void ShardedParameterStore::end_walk() { state_->walk.end(); }
+
+int64_t ShardedParameterStore::max_held_bytes() const {
+  return state_->residency->max_held_bytes();
 }
 
-int64_t ShardedParameterStore::num_parameters() const {
-  return static_cast<int64_t>(state_->parameters.size());
-}
+int64_t ShardedParameterStore::num_parameters() const { return state_->table.num_parameters(); }
 
 const ParameterSpec& ShardedParameterStore::spec(ParameterId id) const {
-  return state_->at(id).spec;
+  return state_->table.at(id).spec;
 }
 
 ParameterId ShardedParameterStore::find(std::string_view name) const {
-  const auto found = state_->ids.find(std::string(name));
-  return found == state_->ids.end() ? kNoParameter : found->second;
+  return state_->table.find(name);
 }
 
 TensorView ShardedParameterStore::value(ParameterId id) const {
-  const Parameter& parameter = state_->leased(id, "value");
-  return parameter.trainable == kNotTrainable ? parameter.bytes.view()
-                                              : state_->master_view(parameter);
+  state_->leased(id, "value");
+  return state_->residency->value(id);
 }
 
 TensorView ShardedParameterStore::value_bf16(ParameterId id) const {
-  const Parameter& parameter = state_->leased(id, "value_bf16");
-  return state_->bf16_view(state_->trainable(id, "value_bf16('" + parameter.spec.name + "')"));
+  const DeclaredParameter& parameter = state_->leased(id, "value_bf16");
+  state_->table.trainable(id, "value_bf16('" + parameter.spec.name + "')");
+  return state_->residency->value_bf16(id);
 }
 
 void ShardedParameterStore::grad(ParameterId id, const TensorView& leaf) {
-  const Parameter& parameter = state_->trainable(id, "grad");
+  const DeclaredParameter& parameter = state_->table.trainable(id, "grad");
   if (!state_->accumulator || !state_->accumulator->in_micro_batch())
     throw ArgumentError("grad('" + parameter.spec.name + "'): no micro-batch is running");
   if (!(leaf.shape() == parameter.spec.shape))
@@ -284,27 +215,16 @@ void ShardedParameterStore::grad(ParameterId id, const TensorView& leaf) {
 void ShardedParameterStore::seal() {
   if (state_->sealed)
     throw ArgumentError("seal: expected once");
-  check_same_on_all_ranks(comm_, "declared parameters", state_->declarations());
+  const ParameterTable& table = state_->table;
+  check_same_on_all_ranks(comm_, "declared parameters", table.declarations());
   std::vector<ShardedTensor> tensors;
-  for (const ParameterId id : state_->trainables)
-    tensors.push_back({id, state_->at(id).spec.shape.numel()});
+  for (const ParameterId id : table.trainables())
+    tensors.push_back({id, table.at(id).spec.shape.numel()});
   state_->shards = ShardLayout(std::move(tensors), comm_.world_size());
   state_->flat = FlatLayout(state_->shards);
-  state_->master_weight = Tensor::zeros(Shape{state_->flat.size()}, DType::kFloat32);
-  state_->bf16 = Tensor::zeros(Shape{state_->flat.size()}, DType::kBFloat16);
+  state_->residency->seal(state_->shards, state_->flat);
   state_->sealed = true;
-  for (const ParameterId id : state_->trainables) {
-    Parameter& parameter = state_->at(id);
-    if (!parameter.published || parameter.num_bytes == 0)
-      continue;
-    std::memcpy(state_->master_view(parameter).raw(), parameter.bytes.view().raw(),
-                static_cast<size_t>(parameter.num_bytes));
-    std::memcpy(state_->bf16_view(parameter).raw(), parameter.bf16.view().raw(),
-                static_cast<size_t>(parameter.num_bytes / 2));
-    parameter.bytes = Tensor();
-    parameter.bf16 = Tensor();
-  }
-  state_->accumulator.emplace(comm_, state_->flat, state_->trainables.size());
+  state_->accumulator.emplace(comm_, state_->flat, table.trainables().size());
   state_->build_segments(stage_, comm_.rank());
 }
 
@@ -335,7 +255,7 @@ void ShardedParameterStore::begin_micro_batch(int64_t m) {
 }
 
 void ShardedParameterStore::end_round() {
-  state_->require_sealed("end_round");
+  state_->require_between_walks("end_round");
   state_->accumulator->end_round();
 }
 
@@ -344,32 +264,12 @@ void ShardedParameterStore::cancel_step() {
   state_->accumulator->cancel();
 }
 
-namespace {
-// Every rank's shard of a flat buffer to every other rank. `own` is this rank's shard; the others
-// are received into `flat`.
-void all_gather_shards(Communicator& comm, const FlatLayout& layout, std::span<const float> own,
-                       const Tensor& flat) {
-  std::vector<Send> sends;
-  std::vector<Receive> receives;
-  for (int peer = 0; peer < comm.world_size(); ++peer) {
-    if (peer == comm.rank())
-      continue;
-    if (!own.empty())
-      sends.push_back({peer, std::as_bytes(own)});
-    const FlatLayout::Shard& shard = layout.shard(peer);
-    if (!shard.empty())
-      receives.push_back({peer, std::as_writable_bytes(flat_span(flat, shard.begin, shard.end))});
-  }
-  comm.exchange(sends, receives, DType::kFloat32);
-}
-}  // namespace
-
 void ShardedParameterStore::finish_gradients() {
-  state_->require_sealed("finish_gradients");
+  state_->require_between_walks("finish_gradients");
   Tensor own = state_->accumulator->finish();
   const FlatLayout::Shard& shard = state_->flat.shard(comm_.rank());
   const std::span<float> own_span = own.empty() ? std::span<float>() : own.span<float>();
-  if (stage_ == ZeroStage::k2 || comm_.world_size() == 1) {
+  if (stage_ >= ZeroStage::k2 || comm_.world_size() == 1) {
     state_->gradient_origin = shard.begin;
     state_->gradient = std::move(own);
   } else {
@@ -378,12 +278,12 @@ void ShardedParameterStore::finish_gradients() {
     if (!own_span.empty())
       std::memcpy(state_->gradient.data<float>() + shard.begin, own_span.data(),
                   own_span.size_bytes());
-    all_gather_shards(comm_, state_->flat, own_span, state_->gradient);
+    all_gather_shards(comm_, state_->flat, own_span, state_->gradient.span<float>());
   }
   for (Segment& segment : state_->segments) {
-    const size_t tensor = state_->at(segment.id).trainable;
-    const int64_t origin = state_->flat.offset(tensor) - state_->gradient_origin;
-    segment.gradient = flat_span(state_->gradient, origin + segment.begin, origin + segment.end);
+    const size_t tensor = state_->table.at(segment.id).trainable;
+    const int64_t offset = state_->flat.offset(tensor);
+    segment.gradient = state_->gradient_of(offset + segment.begin, offset + segment.end);
     segment.has_gradient = state_->accumulator->has_gradient(tensor);
   }
   state_->gradients_finished = true;
@@ -412,10 +312,10 @@ double ShardedParameterStore::gradient_square_sum() {
   const std::span<double> own = chunks_of(comm_.rank());
   size_t chunk = 0;
   for (const FlatLayout::Piece& piece : state_->flat.shard(comm_.rank()).pieces) {
-    const int64_t begin = piece.flat_begin - state_->gradient_origin;
     const auto num_chunks = static_cast<size_t>(ceil_div(piece.length, kShardGranule));
-    kernels::sum_squares_per_chunk(flat_span(state_->gradient, begin, begin + piece.length),
-                                   own.subspan(chunk, num_chunks));
+    kernels::sum_squares_per_chunk(
+        state_->gradient_of(piece.flat_begin, piece.flat_begin + piece.length),
+        own.subspan(chunk, num_chunks));
     chunk += num_chunks;
   }
   std::vector<Send> sends;
@@ -436,56 +336,58 @@ double ShardedParameterStore::gradient_square_sum() {
 }
 
 void ShardedParameterStore::publish_updates() {
-  state_->require_sealed("publish_updates");
-  if (stage_ != ZeroStage::k0) {
-    const FlatLayout::Shard& shard = state_->flat.shard(comm_.rank());
-    all_gather_shards(comm_, state_->flat, flat_span(state_->master_weight, shard.begin, shard.end),
-                      state_->master_weight);
-  }
-  if (state_->flat.size() > 0)
-    kernels::cast(state_->master_weight, state_->bf16);
+  state_->require_between_walks("publish_updates");
+  state_->residency->publish_updates();
 }
 
-void ShardedParameterStore::read(ParameterId id, int64_t begin, std::span<float> values) const {
-  const Parameter& parameter = state_->trainable(id, "read");
-  state_->require_sealed("read");
-  const auto count = static_cast<int64_t>(values.size());
-  if (begin < 0 || count > parameter.spec.shape.numel() - begin)
-    throw ArgumentError(fmt::format("read('{}'): {} elements from {} are not in {}",
-                                    parameter.spec.name, count, begin,
-                                    parameter.spec.shape.to_string()));
-  const int64_t first = state_->flat.offset(parameter.trainable) + begin;
-  std::ranges::copy(flat_span(state_->master_weight, first, first + count), values.begin());
+void ShardedParameterStore::read(ParameterId id, std::span<float> values) {
+  const DeclaredParameter& parameter = state_->table.trainable(id, "read");
+  state_->require_between_walks("read");
+  const int64_t expected = comm_.rank() == 0 ? parameter.spec.shape.numel() : 0;
+  if (static_cast<int64_t>(values.size()) != expected)
+    throw ArgumentError(
+        fmt::format("read('{}'): expected room for {} elements on rank {}, found "
+                    "{}",
+                    parameter.spec.name, expected, comm_.rank(), values.size()));
+  state_->residency->read(id, values);
 }
 
 void ShardedParameterStore::write(ParameterId id, int64_t begin, std::span<const float> values) {
-  Parameter& parameter = state_->trainable(id, "write");
-  state_->require_sealed("write");
+  const DeclaredParameter& parameter = state_->table.trainable(id, "write");
+  state_->require_between_walks("write");
   const auto count = static_cast<int64_t>(values.size());
   if (begin < 0 || count > parameter.spec.shape.numel() - begin)
     throw ArgumentError(fmt::format("write('{}'): {} elements from {} are not in {}",
                                     parameter.spec.name, count, begin,
                                     parameter.spec.shape.to_string()));
-  const int64_t first = state_->flat.offset(parameter.trainable) + begin;
-  std::ranges::copy(values, flat_span(state_->master_weight, first, first + count).begin());
-  parameter.published = true;
+  const HeldWeights held = state_->residency->weights();
+  const int64_t first = state_->flat.offset(parameter.trainable) + begin - held.begin;
+  const int64_t from = std::max<int64_t>(first, 0);
+  const int64_t to = std::min(first + count, static_cast<int64_t>(held.values.size()));
+  if (from < to)
+    std::copy_n(values.begin() + (from - first), to - from, held.values.begin() + from);
+  state_->set_published(id);
 }
 
-std::vector<ParameterId> ShardedParameterStore::trainables() const { return state_->trainables; }
+std::vector<ParameterId> ShardedParameterStore::trainables() const {
+  return state_->table.trainables();
+}
 
 int64_t ShardedParameterStore::num_trainable_elements() const {
   int64_t total = 0;
-  for (const ParameterId id : state_->trainables)
-    total += state_->at(id).spec.shape.numel();
+  for (const ParameterId id : state_->table.trainables())
+    total += state_->table.at(id).spec.shape.numel();
   return total;
 }
 
 StoreMemory ShardedParameterStore::memory() const {
+  const ResidencyMemory held = state_->residency->memory();
   StoreMemory memory;
-  memory.base_bytes = state_->frozen_bytes;
+  memory.base_bytes = held.base_bytes;
+  memory.adapter_bytes = held.weight_bytes;
+  memory.unit_bytes = held.unit_bytes;
   if (!state_->sealed)
     return memory;
-  memory.adapter_bytes = state_->master_weight.num_bytes() + state_->bf16.num_bytes();
   memory.gradient_bytes = state_->accumulator->bytes();
   if (!state_->gradient.empty())
     memory.gradient_bytes += state_->gradient.num_bytes();

@@ -1,12 +1,13 @@
-// ParameterStore for ZeRO stages 0, 1 and 2. Parameters are whole on every rank (frozen bytes as
-// published; trainables as fp32 master_weight plus a bf16 copy); what the stage shards is the
-// gradient (2) and the ranges a rank updates, hence its optimizer states (1, 2). The bits of
-// gradients, norms and weights are the same for every stage and number of ranks.
+// ParameterStore for ZeRO stages 0 to 3. A stage shards the ranges a rank updates, hence its
+// optimizer states (from 1 on), the gradient (from 2 on), and the parameters themselves, frozen and
+// trainable (3): where their bytes live is the residency's matter (parallel/unit_residency.h). The
+// bits of gradients, norms and weights are the same for every stage and number of ranks.
 //
 // One optimizer step, on every rank:
 //   begin_step(M)                           M = global number of micro-batches
 //   for round k = 0 .. num_rounds()-1:      micro-batch m = k * world_size + rank, when m < M
-//     begin_micro_batch(m); forward; backward (the tape calls grad())
+//     begin_walk(); begin_micro_batch(m); forward; backward (the tape calls grad()); end_walk()
+//                                           without a micro-batch: begin_walk(); end_walk()
 //     end_round()                           collective
 //   finish_gradients()                      collective
 //   gradient_square_sum()                   collective; clip; step the optimizer on segments()
@@ -22,20 +23,25 @@
 #include "core/parameter_store.h"
 #include "parallel/communicator.h"
 #include "parallel/shards.h"
+#include "parallel/unit_residency.h"
 
 namespace shardtune::parallel {
 
-enum class ZeroStage : int { k0 = 0, k1 = 1, k2 = 2, k3 = 3 };
 /// ConfigError when not 0..3.
 ZeroStage zero_stage_from(int64_t number);
 
 /// Bytes held now, by purpose; optimizer states are the trainer's and not in here.
 struct StoreMemory {
-  int64_t base_bytes = 0;      // frozen parameters
-  int64_t adapter_bytes = 0;   // trainables: fp32 and bf16
+  int64_t base_bytes = 0;      // frozen parameters; at stage 3 this rank's shards
+  int64_t adapter_bytes = 0;   // trainables: fp32 and bf16; at stage 3 this rank's fp32 shard
+  int64_t unit_bytes = 0;      // stage 3: buffers that units are gathered into; the most so far
   int64_t gradient_bytes = 0;  // leaf, counter, finished gradient
   int64_t buffer_bytes = 0;    // in flight between ranks; the most so far
 };
+
+/// What a walk may keep leased at stage 3: heads above it are walked chunk by chunk, which computes
+/// their logits twice.
+inline constexpr int64_t kMaxHeldBytes = int64_t{256} << 20;
 
 class ShardedParameterStore : public ParameterStore {
  public:
@@ -52,8 +58,8 @@ class ShardedParameterStore : public ParameterStore {
     bool has_gradient = false;
   };
 
-  /// UnsupportedError: stage 3 (docs/status.md).
-  ShardedParameterStore(Communicator& comm, ZeroStage stage);
+  ShardedParameterStore(Communicator& comm, ZeroStage stage,
+                        int64_t max_held_bytes = kMaxHeldBytes);
   ~ShardedParameterStore() override;
 
   // --- ParameterStore ---
@@ -63,7 +69,12 @@ class ShardedParameterStore : public ParameterStore {
   /// Also later, to replace the bytes. ArgumentError: the publisher's byte count is not the spec's.
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   UnitLease acquire(UnitId unit, Pass pass) override;
-  std::vector<UnitId> unit_order(Pass pass) const override;
+  void fetch_rows(std::span<const RowFetch> fetches) override;
+  /// Between begin_walk() and end_walk() no other collective may run: the next unit is being
+  /// gathered. At stage 3 leases and walks come after seal().
+  void begin_walk(std::span<const UnitId> units) override;
+  void end_walk() override;
+  int64_t max_held_bytes() const override;
   int64_t num_parameters() const override;
   const ParameterSpec& spec(ParameterId id) const override;
   ParameterId find(std::string_view name) const override;
@@ -101,10 +112,11 @@ class ShardedParameterStore : public ParameterStore {
   /// bf16 copies.
   void publish_updates();
 
-  /// Elements of a trainable, in terms of the whole tensor: what checkpoints and exports read and
-  /// write. read needs elements that this rank holds (at stages 0-2: all). After write, call
-  /// publish_updates(): where ranks wrote differently, the owner's values count.
-  void read(ParameterId id, int64_t begin, std::span<float> values) const;
+  /// Collective: a whole trainable on rank 0, for checkpoints and exports; elsewhere `values` is
+  /// empty.
+  void read(ParameterId id, std::span<float> values);
+  /// Local: sets elements from `begin` on, those that this rank holds. Then call publish_updates():
+  /// where ranks wrote differently, the owner's values count.
   void write(ParameterId id, int64_t begin, std::span<const float> values);
 
   /// Trainables in order of declaration.

@@ -259,8 +259,6 @@ void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) 
   const YamlNode zero = section.section("zero_optimization");
   refuse_zero_keys_without_effect(zero);
   const int64_t stage = zero.integer_or("stage", 0, {0, 3});
-  if (stage == 3)
-    findings.unsupported(zero, "stage", "ZeRO stage 3");
   if (stage >= 0 && stage <= 3)
     parallel.stage = parallel::zero_stage_from(stage);
   read_offload(zero, "offload_optimizer", config, parallel.offload_optimizer);

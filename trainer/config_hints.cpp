@@ -128,7 +128,8 @@ struct Reason {
 };
 
 constexpr std::string_view kNoBuckets = "gradients move tensor by tensor in a fixed order";
-constexpr std::string_view kNotTheStage = "it belongs to stage 3 (see docs/status.md)";
+constexpr std::string_view kUnitByUnit =
+    "units are gathered one ahead, into buffers of the largest";
 
 constexpr Reason kZeroReasons[] = {
     {"overlap_comm", "exchange is scheduled by the program"},
@@ -142,10 +143,10 @@ constexpr Reason kZeroReasons[] = {
     {"cpu_offload", "it is DeepSpeed's old name of offload_optimizer"},
     {"cpu_offload_param", "it is DeepSpeed's old name of offload_param"},
     {"cpu_offload_use_pin_memory", "there is no device memory to pin it for"},
-    {"stage3_prefetch_bucket_size", kNotTheStage},
-    {"stage3_param_persistence_threshold", kNotTheStage},
-    {"stage3_max_live_parameters", kNotTheStage},
-    {"stage3_max_reuse_distance", kNotTheStage},
+    {"stage3_prefetch_bucket_size", kUnitByUnit},
+    {"stage3_param_persistence_threshold", kUnitByUnit},
+    {"stage3_max_live_parameters", kUnitByUnit},
+    {"stage3_max_reuse_distance", kUnitByUnit},
     {"stage3_gather_16bit_weights_on_model_save", "adapters are always saved whole in float32"},
 };
 

@@ -39,18 +39,24 @@ LossResult evaluate_loss(models::Model& model, const data::Dataset& dataset,
   losses.begin(num_micro_batches);
   int64_t bad_micro_batch = -1;
   int64_t samples_done = 0;
-  for (int64_t m = 0; m < num_micro_batches; ++m) {
-    samples_done += static_cast<int64_t>(plan[m].samples.size());
-    if (m % comm.world_size() != comm.rank())
-      continue;
-    const TokenBatch batch = data::collate(dataset.samples, plan[m]);
-    models::ForwardOptions forward;
-    forward.context.batch = &batch;
-    forward.hooks = options.hooks;
-    const auto result = objective->evaluate(model, forward);
-    losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
-    if (result.first_non_finite >= 0 && bad_micro_batch < 0)
-      bad_micro_batch = m;
+  const std::vector<UnitId> walk = objective->evaluate_walk(model);
+  const int64_t num_ranks = comm.world_size();
+  for (int64_t first = 0; first < num_micro_batches; first += num_ranks) {
+    const int64_t m = first + comm.rank();
+    model.store().begin_walk(walk);
+    if (m < num_micro_batches) {
+      const TokenBatch batch = data::collate(dataset.samples, plan[m]);
+      models::ForwardOptions forward;
+      forward.context.batch = &batch;
+      forward.hooks = options.hooks;
+      const auto result = objective->evaluate(model, forward);
+      losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
+      if (result.first_non_finite >= 0 && bad_micro_batch < 0)
+        bad_micro_batch = m;
+    }
+    model.store().end_walk();
+    for (int64_t done = first; done < std::min(first + num_ranks, num_micro_batches); ++done)
+      samples_done += static_cast<int64_t>(plan[done].samples.size());
     if (options.progress)
       options.progress(samples_done, static_cast<int64_t>(dataset.samples.size()));
   }

@@ -121,8 +121,7 @@ Checkpoint Loop::collect(int64_t step) {
   checkpoint.config = resume_keys(job_.config);
   checkpoint.hook_state = job_.adapter->named_state();
   checkpoint.optimizer = job_.states->gather(job_.comm);
-  if (job_.comm.rank() == 0)
-    checkpoint.adapter = read_trainables(*job_.store);
+  checkpoint.adapter = read_trainables(*job_.store, job_.comm);
   return checkpoint;
 }
 

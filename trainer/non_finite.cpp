@@ -54,6 +54,8 @@ bool is_bad_alone(Job& job, const data::MicroBatchPlan& micro_batch, const StepS
   int64_t bad = 0;
   if (store.micro_batch_of_round(0) >= 0)
     bad = run_micro_batch(job, micro_batch, 0, scale).first_non_finite >= 0 ? 1 : 0;
+  else
+    replay_micro_batch(job);
   store.end_round();
   store.finish_gradients();
   const bool finite = std::isfinite(store.gradient_square_sum());
@@ -90,9 +92,17 @@ objectives::MicroBatchResult run_micro_batch(Job& job, const data::MicroBatchPla
   const TokenBatch batch = data::collate(job.train_set.samples, micro_batch);
   models::ForwardOptions options = forward_options(job, scale.step);
   options.context.batch = &batch;
+  job.store->begin_walk(job.objective->train_walk(*job.model));
   job.store->begin_micro_batch(m);
-  return job.objective->train(
+  const auto result = job.objective->train(
       *job.model, options, static_cast<float>(1.0 / static_cast<double>(scale.num_trained_tokens)));
+  job.store->end_walk();
+  return result;
+}
+
+void replay_micro_batch(Job& job) {
+  job.store->begin_walk(job.objective->train_walk(*job.model));
+  job.store->end_walk();
 }
 
 void throw_non_finite(Job& job, const data::StepPlan& plan, int64_t step,

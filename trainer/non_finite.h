@@ -28,9 +28,13 @@ struct StepScale {
   int64_t num_trained_tokens = 0;  // of the whole step
 };
 
-/// Forward and backward of one micro-batch; its gradients stand in the store as leaf m.
+/// Forward and backward of one micro-batch; its gradients stand in the store as leaf m. At stage 3
+/// the other ranks run one too, or replay one.
 objectives::MicroBatchResult run_micro_batch(Job& job, const data::MicroBatchPlan& micro_batch,
                                              int64_t m, const StepScale& scale);
+
+/// What a rank without a micro-batch does instead: its part of the other ranks' gathers.
+void replay_micro_batch(Job& job);
 
 /// Throws a NonFiniteError with the same message on every rank. Collective.
 [[noreturn]] void throw_non_finite(Job& job, const data::StepPlan& plan, int64_t step,

@@ -195,11 +195,14 @@ int64_t OptimizerStates::num_bytes() const {
   return total;
 }
 
-std::vector<NamedTensor> read_trainables(const ShardedParameterStore& store) {
+std::vector<NamedTensor> read_trainables(ShardedParameterStore& store,
+                                         const parallel::Communicator& comm) {
   std::vector<NamedTensor> tensors;
   for (const ParameterId id : store.trainables()) {
-    tensors.push_back(tensor_like(store.spec(id), store.spec(id).name));
-    store.read(id, 0, tensors.back().values);
+    std::span<float> values;
+    if (comm.rank() == 0)
+      values = tensors.emplace_back(tensor_like(store.spec(id), store.spec(id).name)).values;
+    store.read(id, values);
   }
   return tensors;
 }

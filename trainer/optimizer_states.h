@@ -57,8 +57,9 @@ class OptimizerStates {
   std::unique_ptr<StateSwap> swap_;
 };
 
-/// The trainables' values, whole. Any rank, at stages 0 to 2.
-std::vector<NamedTensor> read_trainables(const parallel::ShardedParameterStore& store);
+/// The trainables' values, whole, on rank 0, nothing elsewhere. Collective.
+std::vector<NamedTensor> read_trainables(parallel::ShardedParameterStore& store,
+                                         const parallel::Communicator& comm);
 /// DataError: a tensor missing, unknown or of another shape. Collective.
 void restore_trainables(parallel::ShardedParameterStore& store,
                         const std::vector<NamedTensor>& tensors);

@@ -1,6 +1,8 @@
 #include "trainer/step.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "optim/clip.h"
 #include "parallel/loss_sum.h"
@@ -9,14 +11,6 @@
 
 namespace shardtune::trainer {
 namespace {
-
-/// Leases every unit in the order of a pass, as a rank without a micro-batch must.
-void replay_units(ParameterStore& store) {
-  for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
-    for (const UnitId unit : store.unit_order(pass))
-      store.acquire(unit, pass);
-  }
-}
 
 /// Steps this rank's ranges. Offloaded states can fail on one rank alone: all ranks end then.
 void update_weights(Job& job, double learning_rate, int64_t step) {
@@ -56,7 +50,7 @@ StepResult train_step(Job& job, int64_t step) {
       losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
       bad.note(m, result.first_non_finite);
     } else {
-      replay_units(store);
+      replay_micro_batch(job);
     }
     store.end_round();
   }
@@ -86,15 +80,21 @@ void probe_longest_micro_batch(Job& job, int64_t first_step) {
   store.cancel_step();
 }
 
-void check_weights_finite(const Job& job, int64_t step) {
-  for (const NamedTensor& tensor : read_trainables(*job.store)) {
-    for (const float value : tensor.values) {
-      if (!std::isfinite(value)) {
-        throw NonFiniteError("after step " + std::to_string(step) + ": " + tensor.name +
-                             ": expected finite weights, found NaN or infinity. Nothing was "
-                             "saved; lower training.learning_rate and resume.");
-      }
+void check_weights_finite(Job& job, int64_t step) {
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  int64_t first = kNone;
+  for (const auto& segment : job.store->segments()) {
+    for (const float value : segment.parameter) {
+      if (!std::isfinite(value))
+        first = std::min(first, static_cast<int64_t>(segment.id));
     }
+  }
+  first = job.comm.all_reduce_min(first);
+  if (first != kNone) {
+    throw NonFiniteError("after step " + std::to_string(step) + ": " +
+                         job.store->spec(static_cast<ParameterId>(first)).name +
+                         ": expected finite weights, found NaN or infinity. Nothing was "
+                         "saved; lower training.learning_rate and resume.");
   }
 }
 

@@ -20,10 +20,10 @@ struct StepResult {
 StepResult train_step(Job& job, int64_t step);
 
 /// Forward and backward of the longest micro-batch without an update, so that buffers get their
-/// final size before the first step. Local.
+/// final size before the first step. Collective.
 void probe_longest_micro_batch(Job& job, int64_t first_step);
 
-/// NonFiniteError naming the first trainable that holds NaN or infinity. Local.
-void check_weights_finite(const Job& job, int64_t step);
+/// NonFiniteError on every rank naming the first trainable that holds NaN or infinity. Collective.
+void check_weights_finite(Job& job, int64_t step);
 
 }  // namespace shardtune::trainer

@@ -1,5 +1,6 @@
 #include "trainer/train.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "core/log.h"
@@ -42,7 +43,9 @@ void open_run_files(const Job& job, RunFolder& folder, int64_t first_step) {
   folder.open_metrics(first_step);
 }
 
-std::string export_adapter(const Job& job, const fs::path& output_dir, int64_t steps) {
+/// `trained`: the trainables, whole. Rank 0.
+std::string export_adapter(const Job& job, const std::vector<NamedTensor>& trained,
+                           const fs::path& output_dir, int64_t steps) {
   exporting::Provenance provenance;
   provenance.base_model = job.config.model.model_name_or_path;
   provenance.base_sha256 = job.base_sha256;
@@ -51,7 +54,13 @@ std::string export_adapter(const Job& job, const fs::path& output_dir, int64_t s
   provenance.chat_template = job.chat == nullptr ? "" : std::string(job.chat->name());
   provenance.trained_steps = steps;
   const fs::path folder = output_dir / "adapter";
-  exporting::write_peft_adapter(*job.adapter, *job.store, folder, provenance,
+  const exporting::AdapterValues values = [&](const adapters::AdapterTensor& tensor,
+                                              const auto& use) {
+    const auto found = std::ranges::find(trained, tensor.name, &NamedTensor::name);
+    SHARDTUNE_ASSERT(found != trained.end());
+    use(TensorView(found->values.data(), DType::kFloat32, tensor.shape));
+  };
+  exporting::write_peft_adapter(*job.adapter, values, folder, provenance,
                                 exporting::Existing::kReplace);
   return folder.string();
 }
@@ -92,8 +101,9 @@ TrainResult run_job(Job& job, const TrainOptions& options, const std::function<i
     return result;
   if (!job.eval_set.samples.empty() && !result.has_eval)
     loop.evaluate();
-  result.adapter_folder =
-      run_on_rank_zero(job.comm, [&] { return export_adapter(job, folder.path(), result.steps); });
+  const std::vector<NamedTensor> trained = read_trainables(*job.store, job.comm);
+  result.adapter_folder = run_on_rank_zero(
+      job.comm, [&] { return export_adapter(job, trained, folder.path(), result.steps); });
   log_info("wrote " + result.adapter_folder);
   return result;
 }

@@ -82,8 +82,8 @@ TEST(PeftAdapter, ComesBackBitForBit) {
   const TempFolder temp;
   AdapterOnModel setup("lora_all_linear_rslora");
   const fs::path folder = temp.path() / "adapter";
-  write_peft_adapter(*setup.adapter, setup.small.store, folder, provenance_of(setup.small),
-                     Existing::kRefuse);
+  write_peft_adapter(*setup.adapter, values_of(setup.small.store), folder,
+                     provenance_of(setup.small), Existing::kRefuse);
   const auto original =
       io::open_safetensors(golden_llama("lora_all_linear_rslora") + "/adapter_model.safetensors");
   const auto written = io::open_safetensors(folder / "adapter_model.safetensors");
@@ -101,7 +101,7 @@ TEST(PeftAdapter, ComesBackBitForBit) {
 TEST(PeftAdapter, ConfigHasTheKeysAndValuesOfPeft) {
   const TempFolder temp;
   AdapterOnModel setup("lora_qv");
-  write_peft_adapter(*setup.adapter, setup.small.store, temp.path() / "a",
+  write_peft_adapter(*setup.adapter, values_of(setup.small.store), temp.path() / "a",
                      provenance_of(setup.small), Existing::kRefuse);
   const io::Json ours = io::read_json_file((temp.path() / "a/adapter_config.json").string());
   const io::Json theirs = io::read_json_file(golden_llama("lora_qv") + "/adapter_config.json");
@@ -120,7 +120,7 @@ TEST(PeftAdapter, RefusesNanAndLeavesNothing) {
   std::vector<float> values(static_cast<size_t>(setup.adapter->tensors()[1].shape.numel()), 0.5f);
   values[3] = NAN;
   setup.small.store.publish(id, std::as_bytes(std::span(values)));
-  EXPECT_THROW(write_peft_adapter(*setup.adapter, setup.small.store, temp.path() / "a",
+  EXPECT_THROW(write_peft_adapter(*setup.adapter, values_of(setup.small.store), temp.path() / "a",
                                   provenance_of(setup.small), Existing::kRefuse),
                NonFiniteError);
   EXPECT_TRUE(is_empty_folder(temp.path()));

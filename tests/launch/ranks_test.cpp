@@ -34,10 +34,13 @@ class Ranks : public ::testing::Test {
 
 TEST_F(Ranks, TwoRanksTrainTheSameAdapterAsOne) {
   ASSERT_EQ(folder_.run("train run.yaml --set checkpoint.output_dir=one").code, 0);
-  const Outcome outcome = on_two("train run.yaml --set parallel.zero_optimization.stage=2");
-  ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_EQ(read_text(folder_.path("one/adapter/adapter_model.safetensors")),
-            read_text(folder_.path("run/adapter/adapter_model.safetensors")));
+  for (const std::string stage : {"2", "3"}) {
+    const Outcome outcome = on_two("train run.yaml --set checkpoint.output_dir=stage" + stage +
+                                   " --set parallel.zero_optimization.stage=" + stage);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(read_text(folder_.path("one/adapter/adapter_model.safetensors")),
+              read_text(folder_.path("stage" + stage + "/adapter/adapter_model.safetensors")));
+  }
 }
 
 TEST_F(Ranks, AnErrorOfAllRanksIsToldOnceWithItsCode) {

@@ -51,7 +51,7 @@ void check_bits(Communicator& comm) {
   const std::vector<int64_t> steps{5, 1, 4, 7};
   const auto single = make_single_communicator();
   const RunResult expected = TrainingSteps(*single, ZeroStage::k0).run(steps);
-  for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2})
+  for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2, ZeroStage::k3})
     require(TrainingSteps(comm, stage).run(steps) == expected, "bits of one rank");
 }
 

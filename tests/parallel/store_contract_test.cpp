@@ -118,21 +118,10 @@ TEST_F(StoreContract, StepsRunInOrder) {
   EXPECT_EQ(small_.store.gradient_square_sum(), 0.0);
 }
 
-TEST_F(StoreContract, StageThreeIsRefusedNamingTheStatusPage) {
-  try {
-    ShardedParameterStore(*comm_, ZeroStage::k3);
-    FAIL();
-  } catch (const UnsupportedError& error) {
-    EXPECT_NE(std::string(error.what()).find("docs/status.md"), std::string::npos);
-  }
+TEST_F(StoreContract, StagesAreZeroToThree) {
+  EXPECT_EQ(zero_stage_from(3), ZeroStage::k3);
   EXPECT_THROW(zero_stage_from(4), ConfigError);
   EXPECT_THROW(zero_stage_from(-1), ConfigError);
-}
-
-TEST_F(StoreContract, UnitsAreWalkedBackInBackward) {
-  const UnitId second = small_.store.add_unit("layer 1");
-  EXPECT_EQ(small_.store.unit_order(Pass::kForward), (std::vector{small_.unit, second}));
-  EXPECT_EQ(small_.store.unit_order(Pass::kBackward), (std::vector{second, small_.unit}));
 }
 
 TEST_F(StoreContract, RanksMustDeclareTheSame) {

@@ -33,6 +33,7 @@ class TrainingSteps {
   TrainingSteps(Communicator& comm, ZeroStage stage) : comm_(comm), store_(comm, stage) {
     const UnitId embedding = store_.add_unit("embedding");
     const UnitId layer = store_.add_unit("layer 0");
+    walk_ = {embedding, layer, embedding};
     frozen_ =
         store_.declare({"embedding", embedding, ParameterKind::kFrozen, DType::kUInt8, {999}});
     // Around the granule of 4,096, one longer than several, one of one element, one never reached.
@@ -96,11 +97,14 @@ class TrainingSteps {
     losses.begin(num_micro_batches);
     store_.begin_step(num_micro_batches);
     for (int64_t round = 0; round < store_.num_rounds(); ++round) {
+      store_.begin_walk(walk_);
       if (const int64_t m = store_.micro_batch_of_round(round); m >= 0) {
         store_.begin_micro_batch(m);
+        require_frozen_bytes();
         backward(step, m);
         losses.add(m, {std::exp(double(m)) / 3.0, double(m)});
       }
+      store_.end_walk();
       store_.end_round();
     }
     store_.finish_gradients();
@@ -119,7 +123,17 @@ class TrainingSteps {
     return static_cast<size_t>(std::ranges::find(ids_, id) - ids_.begin());
   }
 
+  void require_frozen_bytes() {
+    const UnitLease lease = store_.acquire(walk_[0], Pass::kForward);
+    const auto bytes = store_.value(frozen_).bytes();
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      if (bytes[i] != static_cast<std::byte>(i * 7))
+        throw ArgumentError("frozen byte " + std::to_string(i) + " is another");
+    }
+  }
+
   void backward(int64_t step, int64_t m) {
+    const UnitLease lease = store_.acquire(walk_[1], Pass::kBackward);
     // Backward order: the last tensor first.
     for (size_t t = ids_.size(); t-- > 0;) {
       if (!reaches(step, m, t))
@@ -151,6 +165,7 @@ class TrainingSteps {
 
   Communicator& comm_;
   ShardedParameterStore store_;
+  std::vector<UnitId> walk_;
   ParameterId frozen_{};
   std::vector<ParameterId> ids_;
   std::map<std::pair<int64_t, int64_t>, std::vector<float>> states_;

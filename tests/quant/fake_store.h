@@ -45,7 +45,10 @@ class FakeStore final : public ParameterStore {
     ++leases_[static_cast<size_t>(unit)];
     return {*this, unit};
   }
-  std::vector<UnitId> unit_order(Pass) const override { return {}; }
+  void fetch_rows(std::span<const RowFetch>) override { throw ArgumentError("no tables here"); }
+  void begin_walk(std::span<const UnitId>) override {}
+  void end_walk() override {}
+  int64_t max_held_bytes() const override { return INT64_MAX; }
   int64_t num_parameters() const override { return std::ssize(entries_); }
   const ParameterSpec& spec(ParameterId id) const override { return at(id).spec; }
   ParameterId find(std::string_view name) const override {

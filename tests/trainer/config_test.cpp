@@ -196,7 +196,6 @@ TEST(Config, OffloadNeedsADeviceThatGainsSomethingAndAFolder) {
 
 TEST(Config, FeaturesToComeAreRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"parallel.zero_optimization.stage=3", "stage 3"},
       {"parallel.device=cuda", "device cuda"},
       {"parallel.zero_optimization={offload_param: {device: nvme, nvme_path: /tmp}}",
        "offload_param"},

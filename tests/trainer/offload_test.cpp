@@ -59,7 +59,7 @@ TEST(OffloadOptimizer, TheSameBitsAsInMemory) {
   const SmallRun small;
   small.run(config(small, "reference"));
   for (int ranks = 1; ranks <= 2; ++ranks) {
-    for (int number = 0; number <= 2; ++number) {
+    for (int number = 0; number <= 3; ++number) {
       const std::string name = "r" + std::to_string(ranks) + "s" + std::to_string(number);
       small.run(config(small, name, {states_on_nvme(small), stage(number)}), ranks);
       expect_reference(small, name);

@@ -71,7 +71,7 @@ TEST(Train, TheSameBitsOnAnyRanksStagesThreadsAndWithRecompute) {
   const std::string adapter = small.adapter_bytes("reference");
   ASSERT_EQ(losses.size(), 4u);
   for (int ranks = 1; ranks <= 4; ++ranks) {
-    for (int stage = 0; stage <= 2; ++stage) {
+    for (int stage = 0; stage <= 3; ++stage) {
       for (int threads = 1; threads <= 2; ++threads) {
         for (const char* recompute : {"false", "true"}) {
           const std::string name = "r" + std::to_string(ranks) + "s" + std::to_string(stage) + "t" +

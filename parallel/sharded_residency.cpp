@@ -1,0 +1,355 @@
+// Stage 3: between walks every rank holds its pieces of each unit (parallel/unit_layout.h). A unit
+// at work is gathered into a buffer. Two buffers of the largest unit's size are taken at seal() and
+// serve the unit at work and the one that is fetched ahead; a unit that comes while both are held
+// (a head leased whole) gets a buffer of its own for as long as it stays.
+//
+// A prefetch runs on a thread of its own. Between its start and the next call of this class nobody
+// else may use the communicator: the walk sees to that.
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "core/checked.h"
+#include "core/rng.h"
+#include "kernels/elementwise.h"
+#include "parallel/background_task.h"
+#include "parallel/row_exchange.h"
+#include "parallel/unit_layout.h"
+#include "parallel/unit_residency.h"
+
+namespace shardtune::parallel {
+
+namespace {
+
+std::byte* bytes_at(const Tensor& tensor, int64_t offset) {
+  return static_cast<std::byte*>(tensor.view().raw()) + offset;
+}
+
+std::span<std::byte> range_of(std::byte* base, int64_t begin, int64_t end) {
+  return {base + begin, static_cast<size_t>(end - begin)};
+}
+
+class ShardedResidency final : public UnitResidency {
+ public:
+  ShardedResidency(Communicator& comm, const ParameterTable& table, int64_t max_held_bytes)
+      : comm_(comm), table_(table), max_held_bytes_(max_held_bytes) {}
+
+  void publish(ParameterId id, std::span<const std::byte> bytes) override;
+  void seal(const ShardLayout& shards, const FlatLayout& flat) override;
+
+  void prefetch(UnitId unit) override;
+  void acquire(UnitId unit) override;
+  void release(UnitId unit) noexcept override;
+  void fetch_rows(std::span<const RowFetch> fetches) override;
+  int64_t max_held_bytes() const override { return max_held_bytes_; }
+
+  TensorView value(ParameterId id) const override;
+  TensorView value_bf16(ParameterId id) const override;
+
+  HeldWeights weights() override {
+    const FlatLayout::Shard& shard = flat_.shard(comm_.rank());
+    return {shard.begin, shard.empty() ? std::span<float>() : weights_.span<float>()};
+  }
+  /// The owners' weights are the only ones: the next gather brings them.
+  void publish_updates() override {}
+  void read(ParameterId id, std::span<float> values) override;
+  ResidencyMemory memory() const override;
+
+ private:
+  struct Unit {
+    bool placed = false;
+    UnitLayout layout;
+    Tensor shard;   // this rank's frozen bytes
+    Tensor buffer;  // while at work or fetched ahead
+    bool is_spare = false;
+  };
+
+  Unit& placed(UnitId id);
+  void require_sealed(UnitId id) const {
+    if (!sealed_)
+      throw ArgumentError("lease of '" + table_.unit(id).name + "': expected seal() before it");
+  }
+  const Unit& unit_of(ParameterId id) const {
+    return units_[static_cast<size_t>(table_.at(id).spec.unit)];
+  }
+  void scatter_frozen(ParameterId id, std::span<const std::byte> bytes);
+  void scatter_weights(ParameterId id, std::span<const std::byte> bytes);
+  void take_buffer(Unit& unit);
+  void gather(UnitId id);
+  std::span<const std::byte> own_piece(const Unit& unit, const UnitLayout::Piece& piece) const;
+  int64_t row_bytes(ParameterId id) const {
+    return table_.at(id).num_bytes / table_.at(id).spec.shape[0];
+  }
+  std::span<const std::byte> own_row(ParameterId id, int32_t row) const;
+
+  Communicator& comm_;
+  const ParameterTable& table_;
+  int64_t max_held_bytes_;
+  std::vector<Unit> units_;
+  bool sealed_ = false;
+  // Trainables published before seal(): their bytes, on the publisher.
+  std::vector<std::pair<ParameterId, std::vector<std::byte>>> early_;
+  FlatLayout flat_;
+  Tensor weights_;  // this rank's shard of the flat layout, fp32
+  std::vector<Tensor> spares_;
+  int64_t frozen_bytes_ = 0;
+  int64_t buffer_bytes_ = 0;
+  int64_t peak_buffer_bytes_ = 0;
+  std::optional<UnitId> pending_;
+  BackgroundTask task_;  // last: its end is waited for before anything else dies
+};
+
+ShardedResidency::Unit& ShardedResidency::placed(UnitId id) {
+  if (units_.size() < static_cast<size_t>(table_.num_units()))
+    units_.resize(static_cast<size_t>(table_.num_units()));
+  Unit& unit = units_[static_cast<size_t>(id)];
+  if (unit.placed)
+    return unit;
+  unit.placed = true;
+  unit.layout = lay_out_frozen(table_, id);
+  const auto rank = static_cast<size_t>(comm_.rank());
+  const int64_t held = unit.layout.cuts[rank + 1] - unit.layout.cuts[rank];
+  // Zeros: the gaps between parameters travel with them.
+  unit.shard = Tensor::zeros(Shape{held}, DType::kUInt8);
+  frozen_bytes_ += held;
+  return unit;
+}
+
+void ShardedResidency::publish(ParameterId id, std::span<const std::byte> bytes) {
+  const DeclaredParameter& parameter = table_.at(id);
+  if (!parameter.is_trainable())
+    scatter_frozen(id, bytes);
+  else if (sealed_)
+    scatter_weights(id, bytes);
+  else
+    early_.emplace_back(id, std::vector<std::byte>(bytes.begin(), bytes.end()));
+}
+
+void ShardedResidency::scatter_frozen(ParameterId id, std::span<const std::byte> bytes) {
+  const DeclaredParameter& parameter = table_.at(id);
+  const Unit& unit = placed(parameter.spec.unit);
+  const auto found = unit.layout.offsets.find(id);
+  if (found == unit.layout.offsets.end())
+    throw ArgumentError("publish('" + parameter.spec.name +
+                        "'): it was declared after a frozen "
+                        "parameter of its unit had been published. Declare all of a unit first.");
+  const int64_t first = found->second;
+  std::vector<Send> sends;
+  std::vector<Receive> receives;
+  for (int rank = 0; rank < comm_.world_size(); ++rank) {
+    const auto r = static_cast<size_t>(rank);
+    const int64_t begin = std::max(first, unit.layout.cuts[r]);
+    const int64_t end = std::min(first + parameter.num_bytes, unit.layout.cuts[r + 1]);
+    if (begin >= end)
+      continue;
+    if (parameter.publisher == comm_.rank())
+      sends.push_back({rank, bytes.subspan(static_cast<size_t>(begin - first),
+                                           static_cast<size_t>(end - begin))});
+    if (rank == comm_.rank())
+      receives.push_back(
+          {parameter.publisher, range_of(bytes_at(unit.shard, 0), begin - unit.layout.cuts[r],
+                                         end - unit.layout.cuts[r])});
+  }
+  comm_.exchange(sends, receives, parameter.spec.dtype, mix_key(0, parameter.spec.name));
+}
+
+void ShardedResidency::scatter_weights(ParameterId id, std::span<const std::byte> bytes) {
+  const DeclaredParameter& parameter = table_.at(id);
+  const int64_t fp32 = size_of(DType::kFloat32);
+  std::vector<Send> sends;
+  std::vector<Receive> receives;
+  for (int rank = 0; rank < comm_.world_size(); ++rank) {
+    for (const FlatLayout::Piece& piece : flat_.shard(rank).pieces) {
+      if (piece.tensor != parameter.trainable)
+        continue;
+      if (parameter.publisher == comm_.rank())
+        sends.push_back({rank, bytes.subspan(static_cast<size_t>(piece.begin * fp32),
+                                             static_cast<size_t>(piece.length * fp32))});
+      if (rank == comm_.rank()) {
+        const int64_t begin = piece.flat_begin - flat_.shard(rank).begin;
+        receives.push_back(
+            {parameter.publisher, std::as_writable_bytes(elements_of(weights_.span<float>(), begin,
+                                                                     begin + piece.length))});
+      }
+    }
+  }
+  comm_.exchange(sends, receives, DType::kFloat32, mix_key(0, parameter.spec.name));
+}
+
+void ShardedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
+  flat_ = flat;
+  weights_ = Tensor::zeros(Shape{flat.shard(comm_.rank()).length()}, DType::kFloat32);
+  sealed_ = true;
+  int64_t largest = 0;
+  for (int32_t i = 0; i < table_.num_units(); ++i) {
+    Unit& unit = placed(UnitId{i});
+    lay_out_trainables(table_, UnitId{i}, flat_, unit.layout);
+    largest = std::max(largest, unit.layout.num_bytes());
+  }
+  constexpr int kNumSpares = 2;  // at work, and fetched ahead
+  for (int i = 0; i < kNumSpares; ++i)
+    spares_.emplace_back(Shape{largest}, DType::kUInt8);
+  buffer_bytes_ = peak_buffer_bytes_ = kNumSpares * largest;
+  for (const auto& [id, bytes] : early_)
+    scatter_weights(id, bytes);
+  early_.clear();
+}
+
+void ShardedResidency::take_buffer(Unit& unit) {
+  unit.is_spare = !spares_.empty();
+  if (unit.is_spare) {
+    unit.buffer = std::move(spares_.back());
+    spares_.pop_back();
+    return;
+  }
+  unit.buffer = Tensor(Shape{unit.layout.num_bytes()}, DType::kUInt8);
+  buffer_bytes_ += unit.buffer.num_bytes();
+  peak_buffer_bytes_ = std::max(peak_buffer_bytes_, buffer_bytes_);
+}
+
+void ShardedResidency::release(UnitId id) noexcept {
+  Unit& unit = units_[static_cast<size_t>(id)];
+  if (unit.is_spare) {
+    spares_.push_back(std::move(unit.buffer));  // room for both was made at seal()
+  } else {
+    buffer_bytes_ -= unit.buffer.num_bytes();
+  }
+  unit.buffer = Tensor();
+}
+
+std::span<const std::byte> ShardedResidency::own_piece(const Unit& unit,
+                                                       const UnitLayout::Piece& piece) const {
+  const int64_t size = piece.end - piece.begin;
+  if (piece.flat_begin < 0)
+    return range_of(bytes_at(unit.shard, 0), 0, size);
+  const int64_t begin = piece.flat_begin - flat_.shard(comm_.rank()).begin;
+  return std::as_bytes(
+      elements_of(weights_.span<float>(), begin, begin + size / size_of(DType::kFloat32)));
+}
+
+// Copies and messages only: it may run on the prefetch thread.
+void ShardedResidency::gather(UnitId id) {
+  const Unit& unit = units_[static_cast<size_t>(id)];
+  std::byte* buffer = bytes_at(unit.buffer, 0);
+  std::vector<Send> sends;
+  std::vector<Receive> receives;
+  for (const UnitLayout::Piece& piece :
+       unit.layout.pieces(comm_.rank(), flat_.shard(comm_.rank()))) {
+    const std::span<const std::byte> own = own_piece(unit, piece);
+    std::memcpy(buffer + piece.begin, own.data(), own.size());
+    for (int peer = 0; peer < comm_.world_size(); ++peer) {
+      if (peer != comm_.rank())
+        sends.push_back({peer, own});
+    }
+  }
+  for (int peer = 0; peer < comm_.world_size(); ++peer) {
+    if (peer == comm_.rank())
+      continue;
+    for (const UnitLayout::Piece& piece : unit.layout.pieces(peer, flat_.shard(peer)))
+      receives.push_back({peer, range_of(buffer, piece.begin, piece.end)});
+  }
+  comm_.exchange(sends, receives, DType::kUInt8, mix_key(1, table_.unit(id).name));
+}
+
+void ShardedResidency::prefetch(UnitId id) {
+  require_sealed(id);
+  Unit& unit = units_[static_cast<size_t>(id)];
+  if (pending_ || !unit.buffer.empty())
+    throw ArgumentError("prefetch('" + table_.unit(id).name +
+                        "'): it is leased already. A walk names a unit that stays leased once.");
+  take_buffer(unit);
+  pending_ = id;
+  task_.start([this, id] { gather(id); });
+}
+
+void ShardedResidency::acquire(UnitId id) {
+  require_sealed(id);
+  Unit& unit = units_[static_cast<size_t>(id)];
+  if (pending_) {
+    SHARDTUNE_ASSERT(pending_ == id);
+    pending_.reset();
+    task_.wait();
+  } else {
+    take_buffer(unit);
+    gather(id);
+  }
+  const UnitLayout& layout = unit.layout;
+  if (layout.weights_bytes == 0)
+    return;
+  const Shape shape{layout.weights_bytes / size_of(DType::kFloat32)};
+  kernels::cast(TensorView(bytes_at(unit.buffer, layout.frozen_bytes), DType::kFloat32, shape),
+                TensorView(bytes_at(unit.buffer, layout.bf16_begin()), DType::kBFloat16, shape));
+}
+
+std::span<const std::byte> ShardedResidency::own_row(ParameterId id, int32_t row) const {
+  const Unit& unit = unit_of(id);
+  const auto rank = static_cast<size_t>(comm_.rank());
+  const int64_t begin = unit.layout.offsets.at(id) + row * row_bytes(id);
+  if (begin < unit.layout.cuts[rank] || begin >= unit.layout.cuts[rank + 1])
+    throw ArgumentError("row " + std::to_string(row) + " of '" + table_.at(id).spec.name +
+                        "' is not held by rank " + std::to_string(comm_.rank()));
+  const int64_t inside = begin - unit.layout.cuts[rank];
+  return range_of(bytes_at(unit.shard, 0), inside, inside + row_bytes(id));
+}
+
+void ShardedResidency::fetch_rows(std::span<const RowFetch> fetches) {
+  const RowPlaces places{[this](ParameterId id, int32_t row) {
+                           const UnitLayout& layout = unit_of(id).layout;
+                           return layout.owner_of(layout.offsets.at(id) + row * row_bytes(id));
+                         },
+                         [this](ParameterId id, int32_t row) { return own_row(id, row); }};
+  exchange_rows(comm_, fetches, places);
+}
+
+TensorView ShardedResidency::value(ParameterId id) const {
+  const ParameterSpec& spec = table_.at(id).spec;
+  const Unit& unit = unit_of(id);
+  return TensorView(bytes_at(unit.buffer, unit.layout.offsets.at(id)), spec.dtype, spec.shape);
+}
+
+TensorView ShardedResidency::value_bf16(ParameterId id) const {
+  const Unit& unit = unit_of(id);
+  const int64_t inside = unit.layout.offsets.at(id) - unit.layout.frozen_bytes;
+  return TensorView(bytes_at(unit.buffer, unit.layout.bf16_begin() + inside / 2), DType::kBFloat16,
+                    table_.at(id).spec.shape);
+}
+
+void ShardedResidency::read(ParameterId id, std::span<float> values) {
+  const size_t tensor = table_.at(id).trainable;
+  std::vector<Send> sends;
+  std::vector<Receive> receives;
+  for (int rank = 0; rank < comm_.world_size(); ++rank) {
+    for (const FlatLayout::Piece& piece : flat_.shard(rank).pieces) {
+      if (piece.tensor != tensor)
+        continue;
+      if (rank == comm_.rank()) {
+        const int64_t begin = piece.flat_begin - flat_.shard(rank).begin;
+        sends.push_back(
+            {0, std::as_bytes(elements_of(weights_.span<float>(), begin, begin + piece.length))});
+      }
+      if (comm_.rank() == 0)
+        receives.push_back({rank, std::as_writable_bytes(elements_of(values, piece.begin,
+                                                                     piece.begin + piece.length))});
+    }
+  }
+  comm_.exchange(sends, receives, DType::kFloat32, mix_key(2, table_.at(id).spec.name));
+}
+
+ResidencyMemory ShardedResidency::memory() const {
+  ResidencyMemory memory;
+  memory.base_bytes = frozen_bytes_;
+  memory.weight_bytes = weights_.empty() ? 0 : weights_.num_bytes();
+  memory.unit_bytes = peak_buffer_bytes_;
+  return memory;
+}
+
+}  // namespace
+
+std::unique_ptr<UnitResidency> make_sharded_residency(Communicator& comm,
+                                                      const ParameterTable& table,
+                                                      int64_t max_held_bytes) {
+  return std::make_unique<ShardedResidency>(comm, table, max_held_bytes);
+}
+
+}  // namespace shardtune::parallel

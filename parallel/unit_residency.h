@@ -1,0 +1,73 @@
+// The seam for where the bytes of parameters live while nobody works with them. The store checks
+// its callers and keeps the walk (parallel/unit_walk.h); a residency brings the bytes of a unit and
+// lets them go. It owns the values of all parameters: frozen bytes, and the trainables' fp32
+// weights with their bf16 copies.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "core/parameter_store.h"
+#include "parallel/communicator.h"
+#include "parallel/flat_layout.h"
+#include "parallel/parameter_table.h"
+
+namespace shardtune::parallel {
+
+enum class ZeroStage : int { k0 = 0, k1 = 1, k2 = 2, k3 = 3 };
+
+/// The part of the flat weights that this rank holds: elements from `begin` on.
+struct HeldWeights {
+  int64_t begin = 0;
+  std::span<float> values;
+};
+
+struct ResidencyMemory {
+  int64_t base_bytes = 0;    // frozen bytes held between walks
+  int64_t weight_bytes = 0;  // trainables held between walks: fp32, and bf16 where kept
+  int64_t unit_bytes = 0;    // buffers that units are brought into; the most so far
+};
+
+class UnitResidency {
+ public:
+  virtual ~UnitResidency() = default;
+
+  /// Collective: the publisher's bytes, which were checked, go to where they live.
+  virtual void publish(ParameterId id, std::span<const std::byte> bytes) = 0;
+  /// Collective, once, after every declaration.
+  virtual void seal(const ShardLayout& shards, const FlatLayout& flat) = 0;
+
+  /// Starts to bring a unit while the caller goes on. One at a time; acquire() of it comes next.
+  virtual void prefetch(UnitId unit) = 0;
+  /// Brings a unit, or waits for its prefetch, which is where an error of it comes out.
+  virtual void acquire(UnitId unit) = 0;
+  /// The unit's bytes may go. Once per acquire().
+  virtual void release(UnitId unit) noexcept = 0;
+  /// Collective: rows of checked fetches.
+  virtual void fetch_rows(std::span<const RowFetch> fetches) = 0;
+  virtual int64_t max_held_bytes() const = 0;
+
+  /// Of an acquired unit's parameter.
+  virtual TensorView value(ParameterId id) const = 0;
+  virtual TensorView value_bf16(ParameterId id) const = 0;
+
+  /// What this rank holds of the trainables; after seal().
+  virtual HeldWeights weights() = 0;
+  /// Collective: the owners' weights, changed in weights(), count from now on.
+  virtual void publish_updates() = 0;
+  /// Collective: a whole trainable into `values` on rank 0, which is empty elsewhere.
+  virtual void read(ParameterId id, std::span<float> values) = 0;
+
+  virtual ResidencyMemory memory() const = 0;
+};
+
+/// Stages 0 to 2, and one rank at any stage: everything whole in memory.
+std::unique_ptr<UnitResidency> make_whole_residency(Communicator& comm, const ParameterTable& table,
+                                                    ZeroStage stage);
+/// Stage 3: every rank holds a part of each unit, gathered while the unit is at work.
+std::unique_ptr<UnitResidency> make_sharded_residency(Communicator& comm,
+                                                      const ParameterTable& table,
+                                                      int64_t max_held_bytes);
+
+}  // namespace shardtune::parallel

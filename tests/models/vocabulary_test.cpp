@@ -1,0 +1,132 @@
+// The embedding table and the head over several vocabulary chunks: held whole or chunk by chunk, on
+// one rank or shared out, the same bits.
+#include <gtest/gtest.h>
+
+#include <mutex>
+
+#include "core/rng.h"
+#include "models/head.h"
+#include "parallel/sharded_store.h"
+#include "parallel/thread_communicator.h"
+
+namespace shardtune::models {
+namespace {
+
+constexpr int64_t kVocab = 2 * VocabularyTable::kChunkRows + 77;  // three chunks, the last short
+constexpr int64_t kHidden = 24;
+constexpr int64_t kTokens = 300;  // three blocks of rows
+
+float weight(int64_t row, int64_t column) {
+  return 0.3f * CounterRng(5).normal(static_cast<uint64_t>(row * kHidden + column));
+}
+
+struct Table {
+  Table(parallel::Communicator& comm, parallel::ZeroStage stage, int64_t max_held_bytes,
+        DType compute)
+      : store(comm, stage, max_held_bytes),
+        table(store, "embed_tokens.weight", kVocab, kHidden, compute) {
+    table.load([](int64_t begin, int64_t end, float* out) {
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t column = 0; column < kHidden; ++column)
+          *out++ = weight(row, column);
+      }
+    });
+    store.seal();
+  }
+  parallel::ShardedParameterStore store;
+  VocabularyTable table;
+};
+
+/// Bits of everything a step takes from the head.
+struct Bits {
+  double loss_sum = 0.0;
+  std::vector<float> gradient;
+  bool operator==(const Bits&) const = default;
+};
+
+std::vector<int32_t> some_labels(int every) {
+  std::vector<int32_t> labels;
+  for (int64_t t = 0; t < kTokens; ++t)
+    labels.push_back(t % every == 0 ? static_cast<int32_t>(t * 7919 % kVocab) : kIgnoreLabel);
+  return labels;
+}
+
+Bits bits_of(Table& setup, std::span<const int32_t> labels, DType compute, HeadWalk walk) {
+  Tensor hidden(Shape{kTokens, kHidden}, compute);
+  for (int64_t i = 0; i < hidden.numel(); ++i) {
+    const float value = CounterRng(9).normal(static_cast<uint64_t>(i));
+    if (compute == DType::kFloat32)
+      hidden.data<float>()[i] = value;
+    else
+      hidden.data<BFloat16>()[i] = BFloat16(value);
+  }
+  Tape tape(setup.store, autograd::Recording::kOn);
+  const HeadLoss loss = head_cross_entropy(tape, setup.table, Variable::leaf(std::move(hidden)),
+                                           labels, 0.125f, walk);
+  const auto gradient = loss.hidden_grad.span<float>();
+  return {loss.loss_sum, {gradient.begin(), gradient.end()}};
+}
+
+TEST(Head, WholeAndByChunkHaveTheSameBits) {
+  for (const DType compute : {DType::kFloat32, DType::kBFloat16}) {
+    const auto comm = parallel::make_single_communicator();
+    Table setup(*comm, parallel::ZeroStage::k0, 0, compute);
+    EXPECT_EQ(choose_head_walk(setup.table), HeadWalk::kWhole);  // one rank holds it anyway
+    for (const int every : {1, 2, 1000}) {
+      const auto labels = some_labels(every);
+      const Bits whole = bits_of(setup, labels, compute, HeadWalk::kWhole);
+      EXPECT_TRUE(bits_of(setup, labels, compute, HeadWalk::kByChunk) == whole);
+      EXPECT_GT(whole.loss_sum, 0.0);
+    }
+  }
+}
+
+// Both walks at stage 3, with ranks that train every position, one, or have no work at all.
+TEST(Head, SharedOutOverRanksItHasTheBitsOfOneRank) {
+  const auto single = parallel::make_single_communicator();
+  Table reference(*single, parallel::ZeroStage::k0, 0, DType::kFloat32);
+  const std::vector<std::vector<int32_t>> labels{some_labels(1), some_labels(1000)};
+  std::vector<Bits> expected;
+  for (const auto& of_rank : labels)
+    expected.push_back(bits_of(reference, of_rank, DType::kFloat32, HeadWalk::kWhole));
+  for (const int64_t max_held_bytes : {parallel::kMaxHeldBytes, int64_t{0}}) {
+    parallel::run_on_threads(3, [&](parallel::Communicator& comm) {
+      Table setup(comm, parallel::ZeroStage::k3, max_held_bytes, DType::kFloat32);
+      const HeadWalk walk = choose_head_walk(setup.table);
+      EXPECT_EQ(walk, max_held_bytes == 0 ? HeadWalk::kByChunk : HeadWalk::kWhole);
+      setup.store.begin_walk(head_units(setup.table, autograd::Recording::kOn));
+      if (const auto rank = static_cast<size_t>(comm.rank()); rank < labels.size()) {
+        EXPECT_TRUE(bits_of(setup, labels[rank], DType::kFloat32, walk) == expected[rank]);
+      }
+      setup.store.end_walk();
+      const int64_t chunk_bytes = VocabularyTable::kChunkRows * kHidden * 4;
+      EXPECT_LE(setup.store.memory().unit_bytes, (max_held_bytes == 0 ? 2 : 3) * chunk_bytes);
+    });
+  }
+}
+
+TEST(VocabularyTable, LookupFetchesTheRowsOfItsIds) {
+  const std::vector<int32_t> ids{0, 8191, 8192, 16460, 3, 8192, 3};
+  for (const DType compute : {DType::kFloat32, DType::kBFloat16}) {
+    parallel::run_on_threads(3, [&](parallel::Communicator& comm) {
+      Table setup(comm, parallel::ZeroStage::k3, 0, compute);
+      setup.store.begin_walk(std::vector{kFetchRows});
+      if (comm.rank() != 0) {
+        const auto own = std::span(ids).subspan(static_cast<size_t>(comm.rank() - 1));
+        const Tensor out(Shape{std::ssize(own), kHidden}, DType::kFloat32);
+        setup.table.lookup(own, out);
+        for (size_t i = 0; i < own.size(); ++i) {
+          for (int64_t column = 0; column < kHidden; ++column) {
+            const float value = weight(own[i], column);
+            ASSERT_EQ(out.data<float>()[static_cast<int64_t>(i) * kHidden + column],
+                      compute == DType::kFloat32 ? value : static_cast<float>(BFloat16(value)));
+          }
+        }
+      }
+      setup.store.end_walk();
+    });
+  }
+}
+
+}  // namespace
+}  // namespace shardtune::models
