@@ -263,8 +263,6 @@ void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) 
     parallel.stage = parallel::zero_stage_from(stage);
   read_offload(zero, "offload_optimizer", config, parallel.offload_optimizer);
   read_offload(zero, "offload_param", config, parallel.offload_param);
-  if (parallel.offload_param.is_nvme())
-    findings.unsupported(zero.section("offload_param"), "device", "offload_param to nvme");
   zero.finish();
   section.finish();
 }

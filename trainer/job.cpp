@@ -149,13 +149,16 @@ void agree_on_inputs(Job& job, const std::string& identity) {
 
 void load(Job& job) {
   const RunConfig& config = job.config;
-  job.store = std::make_unique<parallel::ShardedParameterStore>(job.comm, config.parallel.stage);
+  open_base_file(job);
+  job.store = std::make_unique<parallel::ShardedParameterStore>(
+      job.comm, config.parallel.stage, parallel::kMaxHeldBytes, job.base_file.get());
   models::LoadOptions options;
   options.quantization = config.quantization;
   options.compute_dtype = job.compute_dtype;
   job.model = models::load_model(*job.source, *job.store, options);
   job.adapter = config.adapter.options->attach(*job.model);
   job.store->seal();
+  log_base_file(job);
   job.adapter->initialize(config.training.seed);
   make_optimizer_states(job);
 }

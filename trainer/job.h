@@ -47,6 +47,7 @@ struct Job {
   std::string base_sha256;
 
   // Filled by load().
+  std::unique_ptr<io::SwapFile> base_file;  // null: the frozen base is in memory
   std::unique_ptr<parallel::ShardedParameterStore> store;
   std::unique_ptr<models::Model> model;
   std::unique_ptr<adapters::Adapter> adapter;

@@ -69,7 +69,7 @@ void log_memory_table(const Job& job, int64_t pool_bytes_before_probe) {
   log_info(row("base", store.base_bytes));
   log_info(row("adapters", store.adapter_bytes));
   if (store.unit_bytes > 0)
-    log_info(row("gathered", store.unit_bytes));
+    log_info(row("units", store.unit_bytes));
   log_info(row("gradients", store.gradient_bytes));
   log_info(row("optimizer", job.states->num_bytes()));
   log_info(row("activations", activations));

@@ -10,9 +10,6 @@
 namespace shardtune::trainer {
 namespace {
 
-/// Written and read to measure the speed, at most.
-constexpr int64_t kMeasuredBytes = 64 << 20;
-
 std::unique_ptr<io::SwapFile> open_swap_file(const Job& job, const OffloadSection& offload) {
   io::SwapOptions options;
   options.folder = offload.nvme_path;
@@ -33,7 +30,7 @@ void prepare(const Job& job, const char* key, io::SwapFile& file, int64_t bytes)
   io::require_free_space(fs::path(file.path()).parent_path(), bytes, std::string(key) + ": states");
   file.reserve(bytes);
   const io::SwapSpeed speed =
-      bytes > 0 ? file.measure(std::min(bytes, kMeasuredBytes)) : io::SwapSpeed();
+      bytes > 0 ? file.measure(std::min(bytes, job.swap.measured_bytes)) : io::SwapSpeed();
   if (job.comm.rank() != 0)
     return;
   log_info(std::string(key) + ": " + number(static_cast<double>(bytes) / (1 << 20), "%.1f") +
@@ -62,6 +59,24 @@ void check_folder(const Job& job, const char* key, const OffloadSection& offload
 void check_offload(const Job& job) {
   check_folder(job, "offload_optimizer", job.config.parallel.offload_optimizer);
   check_folder(job, "offload_param", job.config.parallel.offload_param);
+}
+
+void open_base_file(Job& job) {
+  const OffloadSection& offload = job.config.parallel.offload_param;
+  if (!offload.is_nvme())
+    return;
+  run_on_all_ranks(job.comm, [&] {
+    job.base_file = open_swap_file(job, offload);
+    prepare(job, "offload_param", *job.base_file, job.swap.measured_bytes);
+  });
+}
+
+void log_base_file(const Job& job) {
+  if (job.base_file == nullptr)
+    return;
+  log_info("offload_param: the frozen base takes " +
+           number(static_cast<double>(job.base_file->reserved_bytes()) / (1 << 20), "%.1f") +
+           " MiB of disk on rank 0; trained weights stay in memory");
 }
 
 void make_optimizer_states(Job& job) {

@@ -21,6 +21,7 @@ namespace shardtune::trainer {
 /// How offloaded bytes are stored. Other than the defaults in tests alone.
 struct SwapSettings {
   io::SwapMode mode = io::SwapMode::kAuto;
+  int64_t measured_bytes = 64 << 20;  // written and read to measure the speed, at most
   std::function<std::unique_ptr<io::AsyncIo>(std::unique_ptr<io::AsyncIo>)> wrap;
 };
 

@@ -197,8 +197,6 @@ TEST(Config, OffloadNeedsADeviceThatGainsSomethingAndAFolder) {
 TEST(Config, FeaturesToComeAreRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"parallel.device=cuda", "device cuda"},
-      {"parallel.zero_optimization={offload_param: {device: nvme, nvme_path: /tmp}}",
-       "offload_param"},
       {"training.objective=dpo", "objective 'dpo'"},
       {"logging.tensorboard=true", "TensorBoard"},
       {"data.eval_split=0.05", "evaluation set"},

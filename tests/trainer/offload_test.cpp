@@ -2,6 +2,7 @@
 // one to the other, and what a failing device costs (RELIABILITY R25, R26).
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 
@@ -29,12 +30,24 @@ std::string states_on_nvme(const SmallRun& small) {
          small.path("").string() + "\"}";
 }
 
+std::string base_on_nvme(const SmallRun& small) {
+  return "parallel.zero_optimization.offload_param={device: nvme, nvme_path: \"" +
+         small.path("").string() + "\"}";
+}
+
 std::string stage(int number) {
   return "parallel.zero_optimization.stage=" + std::to_string(number);
 }
 
-TrainOptions buffered() {
+/// Measures the device with few bytes.
+TrainOptions quick() {
   TrainOptions options;
+  options.swap.measured_bytes = 1 << 16;
+  return options;
+}
+
+TrainOptions buffered() {
+  TrainOptions options = quick();
   options.swap.mode = io::SwapMode::kBuffered;
   return options;
 }
@@ -122,6 +135,97 @@ TEST(OffloadOptimizer, AFailingDeviceEndsTheRunOnAllRanksAndKeepsTheCheckpoint) 
     EXPECT_EQ(resumed.resumed_from, 2);
     expect_reference(small, name);
   }
+}
+
+TEST(OffloadParam, TheSameBitsAsInMemory) {
+  const SmallRun small;
+  small.run(config(small, "reference"));
+  for (int ranks = 1; ranks <= 2; ++ranks) {
+    for (int number = 0; number <= 3; ++number) {
+      for (const char* recompute : {"false", "true"}) {
+        const std::string name = "r" + std::to_string(ranks) + "s" + std::to_string(number);
+        small.run(config(small, name + recompute,
+                         {base_on_nvme(small), stage(number),
+                          std::string("training.gradient_checkpointing=") + recompute}),
+                  ranks, quick());
+        expect_reference(small, name + recompute);
+      }
+    }
+  }
+  for (int ranks : {1, 3}) {
+    const std::string name = "both" + std::to_string(ranks);
+    small.run(config(small, name, {base_on_nvme(small), states_on_nvme(small), stage(3)}), ranks,
+              quick());
+    expect_reference(small, name);
+  }
+  small.run(config(small, "buffered", {base_on_nvme(small)}), 1, buffered());
+  expect_reference(small, "buffered");
+  EXPECT_NE(read_text(small.path("r1s0true") / "train.log").find("offload_param: the frozen base"),
+            std::string::npos);
+}
+
+TEST(OffloadParam, OtherFormatsOfTheBaseToo) {
+  const SmallRun small;
+  for (const char* method : {"none", "int8"}) {
+    const std::vector<std::string> quantization = {std::string("quantization={method: ") + method +
+                                                   "}"};
+    small.run(config(small, "reference", quantization), 1);
+    for (int ranks = 1; ranks <= 2; ++ranks) {
+      const std::string name = method + std::to_string(ranks);
+      small.run(config(small, name, {quantization[0], base_on_nvme(small), stage(ranks + 1)}),
+                ranks, quick());
+      expect_reference(small, name);
+    }
+    fs::remove_all(small.path("reference"));
+  }
+}
+
+// What is in memory is whole: weights and states of the step before are saved, then the run ends.
+TEST(OffloadParam, AFailingDeviceSavesWhatIsInMemoryAndEndsTheRun) {
+  const SmallRun small;
+  small.run(config(small, "reference"));
+  for (int ranks = 1; ranks <= 2; ++ranks) {
+    const std::string name = "fail" + std::to_string(ranks);
+    std::atomic<int> reads{0};
+    TrainOptions options = quick();
+    options.swap.wrap = [&](std::unique_ptr<io::AsyncIo> io) {
+      return std::make_unique<testing::FailingIo>(
+          std::move(io), [&](const io::IoRequest& request, int64_t count) -> int64_t {
+            // In the middle of step 3: its first two lines are in the log of the run.
+            return request.kind == io::IoKind::kRead && small.num_logged(name) == 2 && ++reads == 20
+                       ? -EIO
+                       : count;
+          });
+    };
+    const auto failing = [&] { return config(small, name, {base_on_nvme(small), stage(1)}); };
+    const Error caught = error_of([&] { small.run(failing(), ranks, options); });
+    EXPECT_EQ(caught.exit_code(), ExitCode::kMissingInput) << caught.what();
+    EXPECT_HAS(caught.what(), "block 0");
+    EXPECT_HAS(caught.what(), "Input/output error");
+    EXPECT_HAS(caught.what(), "The checkpoint of step 2 is saved.");
+    const TrainResult resumed = small.run(failing(), ranks, quick());
+    EXPECT_EQ(resumed.resumed_from, 2);
+    expect_reference(small, name);
+  }
+}
+
+TEST(OffloadParam, AWrongBlockEndsTheRunAndIsNeverUsed) {
+  const SmallRun small;
+  std::atomic<int> reads{0};
+  TrainOptions options = quick();
+  options.swap.wrap = [&](std::unique_ptr<io::AsyncIo> io) {
+    return std::make_unique<testing::FailingIo>(
+        std::move(io), [&](const io::IoRequest& request, int64_t count) {
+          if (request.kind == io::IoKind::kRead && ++reads == 30)
+            request.bytes[40] ^= std::byte{16};
+          return count;
+        });
+  };
+  const Error caught =
+      error_of([&] { small.run(config(small, "run", {base_on_nvme(small)}), 1, options); });
+  EXPECT_EQ(caught.exit_code(), ExitCode::kCorruptBlock) << caught.what();
+  EXPECT_HAS(caught.what(), "expected generation 1 with checksum");
+  EXPECT_FALSE(fs::exists(small.path("run") / "adapter"));
 }
 
 TEST(Offload, AFolderThatCannotServeIsToldBeforeLoading) {
