@@ -25,18 +25,24 @@ std::string number(double value, const char* format) {
   return text;
 }
 
-/// Space, way of access and speed; what is missing is told once, by rank 0.
+std::string mebibytes(int64_t bytes) {
+  return number(static_cast<double>(bytes) / (1 << 20), "%.1f") + " MiB";
+}
+
+/// Takes and measures `bytes` of the file; tells speed, way of access and what is missing there
+/// once, on rank 0.
 void prepare(const Job& job, const char* key, io::SwapFile& file, int64_t bytes) {
-  io::require_free_space(fs::path(file.path()).parent_path(), bytes, std::string(key) + ": states");
+  const fs::path folder = fs::path(file.path()).parent_path();
+  io::require_free_space(folder, bytes, key);
   file.reserve(bytes);
-  const io::SwapSpeed speed =
-      bytes > 0 ? file.measure(std::min(bytes, job.swap.measured_bytes)) : io::SwapSpeed();
+  const int64_t measured = std::min(bytes, job.swap.measured_bytes);
+  const io::SwapSpeed speed = measured > 0 ? file.measure(measured) : io::SwapSpeed();
   if (job.comm.rank() != 0)
     return;
-  log_info(std::string(key) + ": " + number(static_cast<double>(bytes) / (1 << 20), "%.1f") +
-           " MiB on rank 0 in " + fs::path(file.path()).parent_path().string() + ", " +
-           file.description() + "; writes " + number(speed.write_bytes_per_second / 1e9, "%.2f") +
-           " GB/s, reads " + number(speed.read_bytes_per_second / 1e9, "%.2f") + " GB/s");
+  log_info(std::string(key) + ": " + folder.string() + ": " + file.description() + "; writes " +
+           number(speed.write_bytes_per_second / 1e9, "%.2f") + " GB/s, reads " +
+           number(speed.read_bytes_per_second / 1e9, "%.2f") + " GB/s (" + mebibytes(measured) +
+           " measured)");
   if (!file.is_direct())
     log_warning(std::string(key) + ": no direct asynchronous I/O here: " + file.fallback_reason() +
                 ". The page cache is used, which is slower and takes memory.");
@@ -66,17 +72,17 @@ void open_base_file(Job& job) {
   if (!offload.is_nvme())
     return;
   run_on_all_ranks(job.comm, [&] {
+    // Measured on a file of its own: this one grows by what is loaded.
+    prepare(job, "offload_param", *open_swap_file(job, offload), job.swap.measured_bytes);
     job.base_file = open_swap_file(job, offload);
-    prepare(job, "offload_param", *job.base_file, job.swap.measured_bytes);
   });
 }
 
 void log_base_file(const Job& job) {
   if (job.base_file == nullptr)
     return;
-  log_info("offload_param: the frozen base takes " +
-           number(static_cast<double>(job.base_file->reserved_bytes()) / (1 << 20), "%.1f") +
-           " MiB of disk on rank 0; trained weights stay in memory");
+  log_info("offload_param: the frozen base takes " + mebibytes(job.base_file->reserved_bytes()) +
+           " of disk on rank 0; trained weights stay in memory");
 }
 
 void make_optimizer_states(Job& job) {
@@ -92,6 +98,8 @@ void make_optimizer_states(Job& job) {
             OptimizerStates::swap_bytes(*job.store, optimizer));
     job.states = std::make_unique<OptimizerStates>(*job.store, optimizer, *job.state_file);
   });
+  log_info("offload_optimizer: states take " + mebibytes(job.state_file->reserved_bytes()) +
+           " of disk on rank 0");
 }
 
 }  // namespace shardtune::trainer
