@@ -1,6 +1,5 @@
 #include "adapters/lora.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "adapters/lora_options.h"
@@ -59,13 +58,6 @@ class Lora : public Adapter {
 
 void Lora::declare(const BaseLinear& linear) {
   const int64_t rank = options_.lora_rank;
-  const int64_t smaller = std::min(linear.in_features(), linear.out_features());
-  if (rank > smaller) {
-    throw ConfigError("adapter.lora_rank: expected at most " + std::to_string(smaller) +
-                      ", the smaller side of " + linear.path() + ", found " + std::to_string(rank) +
-                      ". Lower lora_rank or leave the layer out of "
-                      "target_modules.");
-  }
   const auto add = [&](const char* suffix, Shape shape) {
     const std::string name = linear.path() + suffix;
     const ParameterId id = model_.store().declare(

@@ -4,6 +4,15 @@
 
 namespace shardtune::adapters {
 
+namespace {
+
+// A name or a path of modules has none of these; a dot alone does not make an expression.
+bool is_regular_expression(const std::string& text) {
+  return text.find_first_of("*+?()[]{}|^$\\") != std::string::npos;
+}
+
+}  // namespace
+
 LoraOptions parse_lora_yaml(const io::YamlNode& section) {
   section.alias_hint("r", "lora_rank");
   section.alias_hint("rank", "lora_rank");
@@ -24,6 +33,8 @@ LoraOptions parse_lora_yaml(const io::YamlNode& section) {
   options.targets.names = section.strings_or("target_modules", {kAllLinear});
   if (options.targets.names.empty())
     section.error("target_modules", "expected at least one name. Write for example 'all-linear'.");
+  options.targets.is_pattern =
+      options.targets.names.size() == 1 && is_regular_expression(options.targets.names[0]);
   return options;
 }
 

@@ -1,6 +1,7 @@
 // Which linears an adapter attaches to, by PEFT's rules: a list entry matches a path that equals it
-// or ends with "." + it; a single string is a regular expression over the whole path; "all-linear"
-// means every linear but the head.
+// or ends with "." + it; a single string is a regular expression over the whole path (in our YAML:
+// when it has a character that only expressions have); "all-linear" means every linear but the
+// head.
 #pragma once
 
 #include <string>

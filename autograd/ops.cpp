@@ -294,9 +294,16 @@ Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const
   auto u = std::make_shared<Tensor>(Shape{x.dim(0), rank}, dtype);
   kernels::gemm(x.value(), weight_in(tape, update.lora_A, dtype), Transpose::kYes, *u,
                 Accumulate::kNo);
-  kernels::gemm(*u, weight_in(tape, update.lora_B, dtype), Transpose::kYes, y.value(),
-                Accumulate::kYes, update.scale);
-  Variable output = tape.result_in_place(y, {y, x, a, b});
+  const TensorView b_value = weight_in(tape, update.lora_B, dtype);
+  Variable output;
+  if (y.dtype() == dtype) {
+    kernels::gemm(*u, b_value, Transpose::kYes, y.value(), Accumulate::kYes, update.scale);
+    output = tape.result_in_place(y, {y, x, a, b});
+  } else {
+    Tensor sum(y.shape(), dtype);
+    kernels::gemm_onto(y.value(), *u, b_value, sum, update.scale);
+    output = tape.result(std::move(sum), {y, x, a, b}, dtype);
+  }
   tape.record(output, [&tape, x, y = y.grad_ref(), a = a.grad_ref(), b = b.grad_ref(), u, update,
                        dtype](Tensor& dy) {
     Tensor converted;

@@ -63,7 +63,8 @@ Variable linear(Tape& tape, const Variable& x, ParameterId weight);
 /// y + bias, trainable [N], in place.
 Variable add_bias(Tape& tape, const Variable& y, ParameterId bias);
 
-/// y + scale * (x A^T) B^T, in place on y. lora_A [r,in], lora_B [out,r] trainable.
+/// y + scale * (x A^T) B^T in x's dtype. In place on a y of that dtype; an f32 y of bf16
+/// activations is rounded after the addition. lora_A [r,in], lora_B [out,r] trainable.
 /// Source  Hu et al. 2021, LoRA, arXiv:2106.09685
 struct LowRank {
   ParameterId lora_A = kNoParameter;

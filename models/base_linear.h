@@ -30,8 +30,9 @@ class BaseLinear {
   quant::FrozenWeight& weight() { return *weight_; }
   ParameterId bias() const { return bias_; }
 
-  /// y [T,out] = x [T,in] W^T + b, in x's dtype. The unit must be leased.
-  Variable forward(Tape& tape, const Variable& x) const;
+  /// y [T,out] = x [T,in] W^T + b, in `dtype`: x's own, or f32 when more is to be added before the
+  /// sum is rounded. The unit must be leased.
+  Variable forward(Tape& tape, const Variable& x, DType dtype) const;
   /// W dequantised, rows [begin, end) in f32.
   void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const {
     weight_->dequantize_rows(begin, end, out);

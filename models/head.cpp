@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -128,11 +129,15 @@ void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
                 const TensorView& dhidden) {
   const int64_t num_chunks = input.head.num_chunks();
   std::vector<UnitLease> leases;
-  for (int64_t c = 0; c < num_chunks; ++c)
-    leases.push_back(lease_chunk(input.head, c));
+  // The first block leases chunks as it comes to them: the next one is fetched meanwhile.
+  const auto lease_up_to = [&](int64_t count) {
+    while (std::ssize(leases) < count)
+      leases.push_back(lease_chunk(input.head, std::ssize(leases)));
+  };
   input.for_each_block([&](RowBlock block) {
     std::vector<Tensor> logits;
     for (int64_t c = 0; c < num_chunks; ++c) {
+      lease_up_to(c + 1);
       logits.push_back(block.logits(c));
       block.merge(c, logits.back());
     }
@@ -143,6 +148,7 @@ void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
       block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale);
     block.scatter_gradient(dhidden);
   });
+  lease_up_to(num_chunks);  // also without a trained row: the walk does not depend on data
 }
 
 void walk_by_chunk(const HeadInput& input, std::vector<float>& losses, float scale,
@@ -240,16 +246,17 @@ Tensor head_logits(const VocabularyTable& head, const TensorView& hidden) {
   return logits;
 }
 
-void head_argmax(const VocabularyTable& head, const TensorView& hidden, std::span<int32_t> ids) {
+void head_argmax(const VocabularyTable& head, const TensorView& hidden, int64_t num_ids,
+                 std::span<int32_t> ids) {
   const int64_t n = hidden.dim(0);
-  SHARDTUNE_ASSERT(static_cast<int64_t>(ids.size()) == n);
+  SHARDTUNE_ASSERT(static_cast<int64_t>(ids.size()) == n && num_ids > 0);
   std::vector<float> best(static_cast<size_t>(n));
   std::vector<int32_t> winners(static_cast<size_t>(n));
-  for (int64_t c = 0; c < head.num_chunks(); ++c) {
+  for (int64_t c = 0; c < head.num_chunks() && head.chunk_begin(c) < num_ids; ++c) {
     const UnitLease lease = lease_chunk(head, c);
-    const int64_t width = head.chunk(c).out_features();
+    const int64_t width = std::min(head.chunk(c).out_features(), num_ids - head.chunk_begin(c));
     Tensor part(Shape{n, width}, DType::kFloat32);
-    head.chunk(c).matmul(hidden, part, Accumulate::kNo);
+    head.chunk(c).matmul_rows(hidden, 0, width, part, Accumulate::kNo);
     kernels::argmax_rows(part, winners);
     for (int64_t i = 0; i < n; ++i) {
       const float value = part.data<float>()[i * width + winners[i]];

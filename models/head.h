@@ -18,8 +18,10 @@ using autograd::Variable;
 /// logits [n,V] f32 of hidden [n,H].
 Tensor head_logits(const VocabularyTable& head, const TensorView& hidden);
 
-/// For each row the id of the largest logit (the first among equals), without keeping the logits.
-void head_argmax(const VocabularyTable& head, const TensorView& hidden, std::span<int32_t> ids);
+/// For each row the id below num_ids of the largest logit (the first among equals), without keeping
+/// the logits. Tables may have more rows than the tokenizer has tokens.
+void head_argmax(const VocabularyTable& head, const TensorView& hidden, int64_t num_ids,
+                 std::span<int32_t> ids);
 
 struct HeadLoss {
   double loss_sum = 0.0;  // negative log-likelihood summed over trained positions, fp64

@@ -74,7 +74,8 @@ class Hooks {
   virtual ~Hooks() = default;
 
   /// (1) Replaces a linear: x [T,in] -> y [T,out]. `next` runs the linear as it is without this
-  /// hook (the base, or an inner hook).
+  /// hook (the base, or an inner hook); the base comes in f32, so that what a hook adds is not lost
+  /// in rounding. The model rounds what is returned to the compute dtype.
   using Next = std::function<Variable(const Variable& x)>;
   virtual Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
                              const PassContext& context, const Next& next) {

@@ -335,7 +335,11 @@ Variable Llama::attend(Tape& tape, const Pass& pass, int index, Variable q, Vari
 Variable Llama::apply(Tape& tape, const Pass& pass, int layer, const BaseLinear& linear,
                       const Variable& x) const {
   const PassContext context = pass.at(layer);
-  Hooks::Next next = [&](const Variable& input) { return linear.forward(tape, input); };
+  const bool wrapped = std::ranges::any_of(
+      pass.options.hooks, [&](const Hooks* hooks) { return hooks->wraps(linear); });
+  Hooks::Next next = [&](const Variable& input) {
+    return linear.forward(tape, input, wrapped ? DType::kFloat32 : input.dtype());
+  };
   for (auto hooks = pass.options.hooks.rbegin(); hooks != pass.options.hooks.rend(); ++hooks) {
     if (!(*hooks)->wraps(linear))
       continue;
@@ -343,7 +347,7 @@ Variable Llama::apply(Tape& tape, const Pass& pass, int layer, const BaseLinear&
       return hooks->on_linear(tape, linear, input, context, inner);
     };
   }
-  return next(x);
+  return autograd::cast(tape, next(x), compute_dtype());
 }
 
 Variable Llama::finish_branch(Tape& tape, const Pass& pass, int layer, BranchParts parts) const {

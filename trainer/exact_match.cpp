@@ -46,6 +46,7 @@ ExactMatchResult evaluate_exact_match(models::Model& model, const data::Tokenize
   inference::GenerationOptions generation;
   generation.max_new_tokens = options.max_new_tokens;
   generation.stop_ids = tokenizer.stop_ids();
+  generation.num_ids = tokenizer.vocab_size();
   generation.max_concurrent = options.batch_size;
   // On bytes: a token may end inside a character.
   std::vector<std::string> texts(prompts.size());

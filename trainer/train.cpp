@@ -1,6 +1,7 @@
 #include "trainer/train.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 
 #include "core/log.h"
@@ -65,16 +66,40 @@ std::string export_adapter(const Job& job, const std::vector<NamedTensor>& train
   return folder.string();
 }
 
+std::string mebibytes(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1 << 20));
+  return text;
+}
+
+void log_shards(const Job& job) {
+  const parallel::StoreMemory memory = job.store->memory();
+  if (memory.unit_bytes == 0)
+    return;
+  int64_t whole = 0;
+  for (int32_t i = 0; i < job.store->num_parameters(); ++i) {
+    const ParameterSpec& spec = job.store->spec(ParameterId{i});
+    if (spec.kind == ParameterKind::kFrozen)
+      whole += spec.shape.numel() * size_of(spec.dtype);
+  }
+  log_info("stage 3: rank 0 holds " + mebibytes(memory.base_bytes) + " of the base's " +
+           mebibytes(whole) + "; units are gathered one ahead into two buffers of " +
+           mebibytes(memory.unit_bytes / 2));
+}
+
 /// Load, restore, probe: everything up to the first step.
 void prepare(Job& job, const std::optional<Checkpoint>& start) {
   load(job);
+  log_shards(job);
   if (start)
     restore(job, *start);
   const int64_t first_step = start ? start->step : 0;
   const int64_t before_probe = BufferPool::process().bytes_in_use();
+  const int64_t unit_bytes = job.store->memory().unit_bytes;
   if (first_step < job.last_step)
     probe_longest_micro_batch(job, first_step);
-  log_memory_table(job, before_probe);
+  // Buffers of units that stayed leased are a row of their own, no activations.
+  log_memory_table(job, before_probe + job.store->memory().unit_bytes - unit_bytes);
 }
 
 TrainResult run_job(Job& job, const TrainOptions& options, const std::function<int()>& signal) {

@@ -2,8 +2,8 @@
 """LoRA and QLoRA NF4 on SmolLM2-135M, 512 tokens x 4 rows: shardtune and transformers + PEFT
 (+ bitsandbytes) in turns, one process each, on the same weights, rows, threads and learning rate.
 Both compute in bfloat16 where the CPU multiplies it in hardware, else in float32: elsewhere torch's
-bfloat16 is many times slower than its float32. Prints medians, spread and peak memory, checks that the loss curves agree, and writes the section of
-docs/benchmarks.md. Refuses to start on a busy machine (load above 0.3).
+bfloat16 is many times slower than its float32. Prints medians, spread and peak memory, checks that
+the loss curve is the one of the peer in float32, and writes the section of docs/benchmarks.md. Refuses to start on a busy machine (load above 0.3).
 
     PYTHON bench/peers/run.py [--rounds 3] [--steps 6] [--dry]     PYTHON: see tests/parity/setup.sh
     --dry allows a busy machine and leaves docs/benchmarks.md as it is: its figures mean nothing.
@@ -26,8 +26,10 @@ CORPUS = ROOT.parent / "shared/corpora/gsm8k_train.jsonl"
 LENGTH, ROWS = 512, 4
 WARM_UP = 2  # steps that are not counted: first touch of memory, primitive creation
 MAX_LOAD = 0.3
-# Both sides draw their own lora_A; after some steps on the same rows the losses still agree to this.
-MAX_LOSS_DIFFERENCE = 0.03
+# Both sides draw their own lora_A; after some steps on the same rows our losses still agree to this
+# with the peer's in float32. Its bfloat16 is no reference: it rounds the base's output before the
+# adapter's is added, which loses small updates (the table shows by how much).
+MAX_LOSS_DIFFERENCE = 0.01
 COMMON = {"lora_rank": 16, "lora_alpha": 32, "learning_rate": 1e-4, "seed": 42}
 
 
@@ -101,8 +103,8 @@ def run_ours(case, model, steps, threads, binary):
             "seconds": [line["step_time_ms"] / 1000 for line in lines], "memory": memory}
 
 
-def run_peer(case, model, rows, steps, threads):
-    settings = {**COMMON, "dtype": fast_dtype(), "model": str(model), "rows": rows, "steps": steps, "threads": threads,
+def run_peer(case, model, rows, steps, threads, dtype):
+    settings = {**COMMON, "dtype": dtype, "model": str(model), "rows": rows, "steps": steps, "threads": threads,
                 "quantization": "nf4" if case == "qlora" else "none",
                 "result": str(WORK / f"peer-{case}.json")}
     path = WORK / f"peer-{case}-settings.json"
@@ -117,15 +119,18 @@ def speeds(results):
     return [LENGTH * ROWS / statistics.median(r["seconds"][WARM_UP:]) for r in results]
 
 
-def check_losses(case, ours, theirs):
-    worst = max(abs(a - b) / b for a, b in zip(ours[0]["losses"], theirs[0]["losses"]))
-    verdict = "agree" if worst <= MAX_LOSS_DIFFERENCE else "DISAGREE"
-    print(f"{case}: losses {verdict}, largest difference {100 * worst:.2f}%")
-    print("  ours  ", " ".join(f"{x:.4f}" for x in ours[0]["losses"]))
-    print("  theirs", " ".join(f"{x:.4f}" for x in theirs[0]["losses"]))
+def check_losses(case, ours, theirs, reference):
+    """Largest relative distance of each side's losses from the peer's in float32."""
+    def worst(losses):
+        return max(abs(a - b) / b for a, b in zip(losses, reference["losses"], strict=True))
+    distances = worst(ours[0]["losses"]), worst(theirs[0]["losses"])
+    verdict = "agree" if distances[0] <= MAX_LOSS_DIFFERENCE else "DISAGREE"
+    print(f"{case}: losses {verdict}, largest difference {100 * distances[0]:.2f}%")
+    for name, run in (("ours", ours[0]), ("theirs", theirs[0]), ("float32", reference)):
+        print(f"  {name:8}", " ".join(f"{x:.4f}" for x in run["losses"]))
     for results in (ours, theirs):  # rounds repeat each other
         assert len({len(r["losses"]) for r in results}) == 1
-    return worst
+    return distances
 
 
 def section(rows, arguments, threads):
@@ -142,8 +147,10 @@ def section(rows, arguments, threads):
         f"{arguments.rounds} rounds in turns of {arguments.steps} steps, the first {WARM_UP} not "
         "counted. Median over rounds (smallest-largest). Peak memory: resident set of the whole "
         "process, loading included.", "",
-        "| run | shardtune tokens/s | peer tokens/s | ratio | shardtune peak | peer peak | loss "
-        "difference |", "|---|---|---|---|---|---|---|", *rows, "",
+        "Loss: largest distance over the steps from the peer's losses in float32, ours and the "
+        "peer's.", "",
+        "| run | shardtune tokens/s | peer tokens/s | ratio | shardtune peak | peer peak | loss, "
+        "ours | loss, peer |", "|---|---|---|---|---|---|---|---|", *rows, "",
         f"{time.strftime('%Y-%m-%d')}, commit {commit}, {cpu}, {threads} threads, "
         f"{platform.platform()}. Peers: Python {platform.python_version()}, {versions}. "
         f"{ours.splitlines()[0] if ours else ''}",
@@ -160,7 +167,7 @@ def write_section(text):
     print(f"written to {path}")
 
 
-def table_row(name, ours, theirs, worst):
+def table_row(name, ours, theirs, distances):
     a, b = speeds(ours), speeds(theirs)
     ratios = [x / y for x, y in zip(a, b)]
     memory = [max(r["memory"] for r in results) / 1e9 for results in (ours, theirs)]
@@ -169,7 +176,8 @@ def table_row(name, ours, theirs, worst):
         return (f"{statistics.median(values):.{digits}f} "
                 f"({min(values):.{digits}f}-{max(values):.{digits}f})")
     return (f"| {name} | {spread(a, 0)} | {spread(b, 0)} | {spread(ratios, 2)} | "
-            f"{memory[0]:.2f} GB | {memory[1]:.2f} GB | {100 * worst:.2f}% |")
+            f"{memory[0]:.2f} GB | {memory[1]:.2f} GB | {100 * distances[0]:.2f}% | "
+            f"{100 * distances[1]:.2f}% |")
 
 
 def main():
@@ -200,12 +208,15 @@ def main():
         ours, theirs = [], []
         for number in range(arguments.rounds):
             ours.append(run_ours(case, model, arguments.steps, threads, arguments.binary))
-            theirs.append(run_peer(case, model, rows, arguments.steps, threads))
+            theirs.append(run_peer(case, model, rows, arguments.steps, threads, fast_dtype()))
             print(f"{case} round {number + 1}: shardtune {speeds(ours)[-1]:.0f}, peer "
                   f"{speeds(theirs)[-1]:.0f} tokens/s", flush=True)
-        worst = check_losses(case, ours, theirs)
-        disagree = disagree or worst > MAX_LOSS_DIFFERENCE
-        table.append(table_row(names[case], ours, theirs, worst))
+        reference = theirs[0]
+        if fast_dtype() != "float32":
+            reference = run_peer(case, model, rows, arguments.steps, threads, "float32")
+        distances = check_losses(case, ours, theirs, reference)
+        disagree = disagree or distances[0] > MAX_LOSS_DIFFERENCE
+        table.append(table_row(names[case], ours, theirs, distances))
     text = section(table, arguments, threads)
     print(text)
     if disagree:

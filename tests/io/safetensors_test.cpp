@@ -312,6 +312,13 @@ TEST(ShardedSafetensors, RefusesMissingShardsFifosAndSharedNames) {
              "a tensor of this name is also in");
 }
 
+TEST(ShardedSafetensors, OneFileBesideAnIndexIsTheModel) {
+  const ShardedFolder folder(R"({"a":"model-00003.safetensors"})");  // a shard that is not there
+  fs::copy_file(folder.path() / "model-00001-of-00002.safetensors",
+                folder.path() / "model.safetensors");
+  EXPECT_NE(open_safetensors(folder.path())->find("a"), nullptr);
+}
+
 TEST(Safetensors, FoldersWithoutAModelSayWhatIsThere) {
   const TempFolder folder;
   folder.write("readme.txt", "x");

@@ -157,10 +157,12 @@ TEST(Head, ArgmaxEqualsTheLargestLogit) {
     hidden.data<float>()[i] = rng.normal(static_cast<uint64_t>(i));
   const Tensor logits = head_logits(small.model->head(), hidden);
   std::vector<int32_t> ids(9);
-  head_argmax(small.model->head(), hidden, ids);
-  for (int64_t row = 0; row < 9; ++row) {
-    const float* first = logits.data<float>() + row * 96;
-    EXPECT_EQ(ids[static_cast<size_t>(row)], std::max_element(first, first + 96) - first);
+  for (const int64_t num_ids : {96, 40, 1}) {  // the rest of the table is padding
+    head_argmax(small.model->head(), hidden, num_ids, ids);
+    for (int64_t row = 0; row < 9; ++row) {
+      const float* first = logits.data<float>() + row * 96;
+      EXPECT_EQ(ids[static_cast<size_t>(row)], std::max_element(first, first + num_ids) - first);
+    }
   }
 }
 

@@ -241,12 +241,18 @@ TEST(Train, NonFiniteLossStopsBeforeTheUpdateOnAllRanks) {
   }
   write_text(weights, bytes);
 
-  const std::string text =
-      error_of([&] { small.run(small.config("run", {"training.num_train_epochs=2"}), 2); },
-               ExitCode::kNonFinite);
-  EXPECT_NE(text.find("step "), std::string::npos) << text;
-  EXPECT_NE(text.find("train.jsonl:"), std::string::npos) << text;
-  EXPECT_FALSE(fs::exists(small.path("run") / "adapter"));
+  for (const char* stage : {"0", "3"}) {
+    const std::string text = error_of(
+        [&] {
+          small.run(small.config(
+                        "run", {std::string("parallel.zero_optimization={stage: ") + stage + "}"}),
+                    2);
+        },
+        ExitCode::kNonFinite);
+    EXPECT_NE(text.find("step "), std::string::npos) << text;
+    EXPECT_NE(text.find("train.jsonl:"), std::string::npos) << text;
+    EXPECT_FALSE(fs::exists(small.path("run") / "adapter"));
+  }
 }
 
 TEST(Train, InputErrorsLeaveNothingBehind) {
