@@ -74,8 +74,8 @@ std::string mebibytes(int64_t bytes) {
 
 void log_shards(const Job& job) {
   const parallel::StoreMemory memory = job.store->memory();
-  if (memory.unit_bytes == 0)
-    return;
+  if (memory.unit_bytes == 0 || job.base_file != nullptr)
+    return;  // with a file, offload_param tells its size
   int64_t whole = 0;
   for (int32_t i = 0; i < job.store->num_parameters(); ++i) {
     const ParameterSpec& spec = job.store->spec(ParameterId{i});

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The block store of io/ beside fio (io_uring, O_DIRECT, 1 MiB requests, depth 32, registered
-buffers; fio keeps them in 4 KiB pages, the store in huge pages) on one file system, in turns; each side writes and reads 1 GiB sequentially. Prints medians
-and writes the section of docs/benchmarks.md.
+"""The block store of io/ beside fio on one file system, in turns: io_uring, O_DIRECT, 1 MiB requests,
+registered buffers on both sides; fio at depth 32 and with its buffers in 4 KiB pages, the store with
+huge pages. Each side writes and reads the same number of bytes in sequence. Prints medians and
+writes the section of docs/benchmarks.md.
 
     python3 bench/io/run.py [--folder DIR] [--rounds 5] [--mib 1024] [--dry]
     --dry leaves docs/benchmarks.md as it is. Needs fio (apt-get install fio) and
