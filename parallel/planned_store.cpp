@@ -27,6 +27,8 @@ ParameterId PlannedStore::declare(ParameterSpec spec) {
 }
 
 int64_t PlannedStore::held(int64_t num_bytes) const {
+  if (frozen_place_ == FrozenPlace::kNvme)
+    return 0;
   return gathers() ? ceil_div(num_bytes, world_size_) : num_bytes;
 }
 
@@ -37,7 +39,7 @@ void PlannedStore::publish(ParameterId id, std::span<const std::byte> bytes) {
   const PurposeScope purpose(Purpose::kParameters);
   const ParameterSpec& spec = parameter.spec;
   const int64_t num_bytes = held(parameter.num_bytes);
-  if (parameter.bytes.empty() && gathers())
+  if (parameter.bytes.empty() && brings_units())
     parameter.bytes = Tensor(Shape{num_bytes}, DType::kUInt8);
   else if (parameter.bytes.empty())
     parameter.bytes = Tensor(spec.shape, spec.dtype);
@@ -52,7 +54,7 @@ void PlannedStore::publish(ParameterId id, std::span<const std::byte> bytes) {
 // stays leased has one of its own.
 UnitLease PlannedStore::acquire(UnitId id, Pass pass) {
   Unit& unit = units_.at(static_cast<size_t>(id));
-  if (unit.num_leases++ == 0 && gathers() && ++num_leased_ > 1) {
+  if (unit.num_leases++ == 0 && brings_units() && ++num_leased_ > 1) {
     const PurposeScope purpose(Purpose::kParameters);
     unit.buffer = Tensor(Shape{unit.num_bytes}, DType::kUInt8);
   }
@@ -61,7 +63,7 @@ UnitLease PlannedStore::acquire(UnitId id, Pass pass) {
 
 void PlannedStore::release(UnitId id) noexcept {
   Unit& unit = units_[static_cast<size_t>(id)];
-  if (--unit.num_leases > 0 || !gathers())
+  if (--unit.num_leases > 0 || !brings_units())
     return;
   --num_leased_;
   unit.buffer = Tensor();
@@ -77,7 +79,7 @@ ParameterId PlannedStore::find(std::string_view name) const {
 
 TensorView PlannedStore::value(ParameterId id) const {
   const Parameter& parameter = at(id);
-  if (gathers())
+  if (gathers() || (brings_units() && parameter.trainable < 0))
     return {gather_.at(0).view().raw(), parameter.spec.dtype, parameter.spec.shape};
   if (parameter.trainable < 0)
     return parameter.bytes.view();
@@ -110,12 +112,14 @@ void PlannedStore::seal() {
   bf16_ = Tensor::zeros(Shape{gathers() ? 0 : size}, DType::kBFloat16);
   bytes_.master = master_weight_.num_bytes();
   bytes_.bf16 = bf16_.num_bytes();
-  if (gathers())
+  if (brings_units())
     make_gather_buffers();
 }
 
 void PlannedStore::make_gather_buffers() {
   for (const Parameter& parameter : parameters_) {
+    if (!gathers() && parameter.trainable >= 0)
+      continue;  // stands in the flat buffer
     const int64_t copies = parameter.trainable >= 0 ? parameter.num_bytes / 2 : 0;
     units_.at(static_cast<size_t>(parameter.spec.unit)).num_bytes += parameter.num_bytes + copies;
   }

@@ -20,15 +20,19 @@ struct ParameterBytes {
   int64_t dense = 0;   // frozen and not quantised: norms, embedding, head
   int64_t master = 0;  // trainables in fp32
   int64_t bf16 = 0;    // their copies for products
-  int64_t gather = 0;  // stage 3: the two buffers for units under way
+  int64_t gather = 0;  // the two buffers for units under way, gathered or read from NVMe
   int64_t base() const { return codes + scales + dense; }
   int64_t all() const { return base() + master + bf16 + gather; }
 };
 
+/// Where frozen bytes live between their uses.
+enum class FrozenPlace { kMemory, kNvme };
+
 class PlannedStore : public ParameterStore {
  public:
-  PlannedStore(ZeroStage stage, int rank, int world_size)
-      : stage_(stage), rank_(rank), world_size_(world_size) {}
+  PlannedStore(ZeroStage stage, int rank, int world_size,
+               FrozenPlace frozen_place = FrozenPlace::kMemory)
+      : stage_(stage), rank_(rank), world_size_(world_size), frozen_place_(frozen_place) {}
 
   // --- ParameterStore: nothing is read (is_publisher is false) and nothing is sent ---
   UnitId add_unit(std::string name) override;
@@ -39,9 +43,7 @@ class PlannedStore : public ParameterStore {
   void fetch_rows(std::span<const RowFetch> fetches) override {}
   void begin_walk(std::span<const UnitId> units) override {}
   void end_walk() override {}
-  int64_t max_held_bytes() const override {
-    return stage_ == ZeroStage::k3 && world_size_ > 1 ? kMaxHeldBytes : INT64_MAX;
-  }
+  int64_t max_held_bytes() const override { return brings_units() ? kMaxHeldBytes : INT64_MAX; }
   int64_t num_parameters() const override { return static_cast<int64_t>(parameters_.size()); }
   const ParameterSpec& spec(ParameterId id) const override { return at(id).spec; }
   ParameterId find(std::string_view name) const override;
@@ -93,6 +95,7 @@ class PlannedStore : public ParameterStore {
   ZeroStage stage_;
   int rank_;
   int world_size_;
+  FrozenPlace frozen_place_;
   /// A unit that more than the two buffers are needed for while it is leased.
   struct Unit {
     std::string name;
@@ -101,6 +104,7 @@ class PlannedStore : public ParameterStore {
     Tensor buffer;
   };
   bool gathers() const { return stage_ == ZeroStage::k3 && world_size_ > 1; }
+  bool brings_units() const { return gathers() || frozen_place_ == FrozenPlace::kNvme; }
 
   std::vector<Unit> units_;
   int num_leased_ = 0;

@@ -3,6 +3,9 @@
 // serve the unit at work and the one that is fetched ahead; a unit that comes while both are held
 // (a head leased whole) gets a buffer of its own for as long as it stays.
 //
+// With a file, this rank's pieces live on NVMe (parallel/frozen_swap.h) and are read before a
+// gather, on the same thread.
+//
 // A prefetch runs on a thread of its own. Between its start and the next call of this class nobody
 // else may use the communicator: the walk sees to that.
 #include <algorithm>
@@ -14,6 +17,7 @@
 #include "core/rng.h"
 #include "kernels/elementwise.h"
 #include "parallel/background_task.h"
+#include "parallel/frozen_swap.h"
 #include "parallel/row_exchange.h"
 #include "parallel/unit_layout.h"
 #include "parallel/unit_residency.h"
@@ -32,8 +36,11 @@ std::span<std::byte> range_of(std::byte* base, int64_t begin, int64_t end) {
 
 class ShardedResidency final : public UnitResidency {
  public:
-  ShardedResidency(Communicator& comm, const ParameterTable& table, int64_t max_held_bytes)
-      : comm_(comm), table_(table), max_held_bytes_(max_held_bytes) {}
+  ShardedResidency(Communicator& comm, const ParameterTable& table, const FrozenStorage& storage)
+      : comm_(comm), table_(table), max_held_bytes_(storage.max_held_bytes) {
+    if (storage.file != nullptr)
+      swap_.emplace(*storage.file);
+  }
 
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
@@ -60,7 +67,9 @@ class ShardedResidency final : public UnitResidency {
   struct Unit {
     bool placed = false;
     UnitLayout layout;
-    Tensor shard;   // this rank's frozen bytes
+    Tensor shard;           // this rank's frozen bytes; empty once they are stored on NVMe
+    size_t num_frozen = 0;  // parameters
+    size_t num_published = 0;
     Tensor buffer;  // while at work or fetched ahead
     bool is_spare = false;
   };
@@ -81,7 +90,16 @@ class ShardedResidency final : public UnitResidency {
   int64_t row_bytes(ParameterId id) const {
     return table_.at(id).num_bytes / table_.at(id).spec.shape[0];
   }
-  std::span<const std::byte> own_row(ParameterId id, int32_t row) const;
+  std::span<const std::byte> own_row(ParameterId id, int32_t row);
+  std::byte* shard_bytes(const Unit& unit) const {
+    return swap_ && swap_->is_placed(id_of(unit)) ? swap_->data(id_of(unit), 0)
+                                                  : bytes_at(unit.shard, 0);
+  }
+  UnitId id_of(const Unit& unit) const {
+    return UnitId{narrow<int32_t>(static_cast<int64_t>(&unit - units_.data()))};
+  }
+  void take_back(Unit& unit);
+  void store_shard(Unit& unit);
 
   Communicator& comm_;
   const ParameterTable& table_;
@@ -96,6 +114,8 @@ class ShardedResidency final : public UnitResidency {
   int64_t frozen_bytes_ = 0;
   int64_t buffer_bytes_ = 0;
   int64_t peak_buffer_bytes_ = 0;
+  std::optional<FrozenSwap> swap_;  // none: shards stay in memory
+  std::vector<UnitId> held_for_rows_;
   std::optional<UnitId> pending_;
   BackgroundTask task_;  // last: its end is waited for before anything else dies
 };
@@ -108,6 +128,7 @@ ShardedResidency::Unit& ShardedResidency::placed(UnitId id) {
     return unit;
   unit.placed = true;
   unit.layout = lay_out_frozen(table_, id);
+  unit.num_frozen = unit.layout.offsets.size();
   const auto rank = static_cast<size_t>(comm_.rank());
   const int64_t held = unit.layout.cuts[rank + 1] - unit.layout.cuts[rank];
   // Zeros: the gaps between parameters travel with them.
@@ -128,12 +149,14 @@ void ShardedResidency::publish(ParameterId id, std::span<const std::byte> bytes)
 
 void ShardedResidency::scatter_frozen(ParameterId id, std::span<const std::byte> bytes) {
   const DeclaredParameter& parameter = table_.at(id);
-  const Unit& unit = placed(parameter.spec.unit);
+  Unit& unit = placed(parameter.spec.unit);
   const auto found = unit.layout.offsets.find(id);
   if (found == unit.layout.offsets.end())
     throw ArgumentError("publish('" + parameter.spec.name +
                         "'): it was declared after a frozen "
                         "parameter of its unit had been published. Declare all of a unit first.");
+  if (swap_ && unit.shard.empty())
+    take_back(unit);
   const int64_t first = found->second;
   std::vector<Send> sends;
   std::vector<Receive> receives;
@@ -152,6 +175,38 @@ void ShardedResidency::scatter_frozen(ParameterId id, std::span<const std::byte>
                                          end - unit.layout.cuts[r])});
   }
   comm_.exchange(sends, receives, parameter.spec.dtype, mix_key(0, parameter.spec.name));
+  if (swap_ && ++unit.num_published >= unit.num_frozen)
+    store_shard(unit);
+}
+
+/// A whole unit has been published: its shard goes to NVMe.
+void ShardedResidency::store_shard(Unit& unit) {
+  const UnitId id = id_of(unit);
+  const auto num_bytes = unit.shard.num_bytes();
+  if (!swap_->is_placed(id)) {
+    const FrozenSwap::Part part{
+        table_.unit(id).name + ", shard of rank " + std::to_string(comm_.rank()), num_bytes};
+    swap_->place(id, {&part, 1});
+  }
+  io::AlignedBuffer buffer(num_bytes);
+  if (num_bytes > 0)
+    std::memcpy(buffer.bytes().data(), unit.shard.view().raw(), static_cast<size_t>(num_bytes));
+  swap_->store(id, 0, std::move(buffer));
+  unit.shard = Tensor();
+  frozen_bytes_ -= num_bytes;
+}
+
+/// A parameter is published again: the rest of the shard is needed in memory.
+void ShardedResidency::take_back(Unit& unit) {
+  const UnitId id = id_of(unit);
+  const auto rank = static_cast<size_t>(comm_.rank());
+  const int64_t held = unit.layout.cuts[rank + 1] - unit.layout.cuts[rank];
+  unit.shard = Tensor(Shape{held}, DType::kUInt8);
+  frozen_bytes_ += held;
+  swap_->acquire(id);
+  if (held > 0)
+    std::memcpy(unit.shard.view().raw(), swap_->data(id, 0), static_cast<size_t>(held));
+  swap_->release(id);
 }
 
 void ShardedResidency::scatter_weights(ParameterId id, std::span<const std::byte> bytes) {
@@ -191,6 +246,8 @@ void ShardedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
   for (int i = 0; i < kNumSpares; ++i)
     spares_.emplace_back(Shape{largest}, DType::kUInt8);
   buffer_bytes_ = peak_buffer_bytes_ = kNumSpares * largest;
+  if (swap_)
+    swap_->seal();
   for (const auto& [id, bytes] : early_)
     scatter_weights(id, bytes);
   early_.clear();
@@ -222,15 +279,17 @@ std::span<const std::byte> ShardedResidency::own_piece(const Unit& unit,
                                                        const UnitLayout::Piece& piece) const {
   const int64_t size = piece.end - piece.begin;
   if (piece.flat_begin < 0)
-    return range_of(bytes_at(unit.shard, 0), 0, size);
+    return range_of(shard_bytes(unit), 0, size);
   const int64_t begin = piece.flat_begin - flat_.shard(comm_.rank()).begin;
   return std::as_bytes(
       elements_of(weights_.span<float>(), begin, begin + size / size_of(DType::kFloat32)));
 }
 
-// Copies and messages only: it may run on the prefetch thread.
+// Reads, copies and messages only: it may run on the prefetch thread.
 void ShardedResidency::gather(UnitId id) {
   const Unit& unit = units_[static_cast<size_t>(id)];
+  if (swap_)
+    swap_->acquire(id);
   std::byte* buffer = bytes_at(unit.buffer, 0);
   std::vector<Send> sends;
   std::vector<Receive> receives;
@@ -250,6 +309,8 @@ void ShardedResidency::gather(UnitId id) {
       receives.push_back({peer, range_of(buffer, piece.begin, piece.end)});
   }
   comm_.exchange(sends, receives, DType::kUInt8, mix_key(1, table_.unit(id).name));
+  if (swap_)
+    swap_->release(id);
 }
 
 void ShardedResidency::prefetch(UnitId id) {
@@ -282,15 +343,20 @@ void ShardedResidency::acquire(UnitId id) {
                 TensorView(bytes_at(unit.buffer, layout.bf16_begin()), DType::kBFloat16, shape));
 }
 
-std::span<const std::byte> ShardedResidency::own_row(ParameterId id, int32_t row) const {
+std::span<const std::byte> ShardedResidency::own_row(ParameterId id, int32_t row) {
   const Unit& unit = unit_of(id);
   const auto rank = static_cast<size_t>(comm_.rank());
   const int64_t begin = unit.layout.offsets.at(id) + row * row_bytes(id);
   if (begin < unit.layout.cuts[rank] || begin >= unit.layout.cuts[rank + 1])
     throw ArgumentError("row " + std::to_string(row) + " of '" + table_.at(id).spec.name +
                         "' is not held by rank " + std::to_string(comm_.rank()));
+  const UnitId unit_id = table_.at(id).spec.unit;
+  if (swap_ && !swap_->is_held(unit_id)) {
+    swap_->acquire(unit_id);
+    held_for_rows_.push_back(unit_id);
+  }
   const int64_t inside = begin - unit.layout.cuts[rank];
-  return range_of(bytes_at(unit.shard, 0), inside, inside + row_bytes(id));
+  return range_of(shard_bytes(unit), inside, inside + row_bytes(id));
 }
 
 void ShardedResidency::fetch_rows(std::span<const RowFetch> fetches) {
@@ -300,6 +366,9 @@ void ShardedResidency::fetch_rows(std::span<const RowFetch> fetches) {
                          },
                          [this](ParameterId id, int32_t row) { return own_row(id, row); }};
   exchange_rows(comm_, fetches, places);
+  for (const UnitId unit : held_for_rows_)
+    swap_->release(unit);
+  held_for_rows_.clear();
 }
 
 TensorView ShardedResidency::value(ParameterId id) const {
@@ -340,7 +409,7 @@ ResidencyMemory ShardedResidency::memory() const {
   ResidencyMemory memory;
   memory.base_bytes = frozen_bytes_;
   memory.weight_bytes = weights_.empty() ? 0 : weights_.num_bytes();
-  memory.unit_bytes = peak_buffer_bytes_;
+  memory.unit_bytes = peak_buffer_bytes_ + (swap_ ? swap_->peak_buffer_bytes() : 0);
   return memory;
 }
 
@@ -348,8 +417,8 @@ ResidencyMemory ShardedResidency::memory() const {
 
 std::unique_ptr<UnitResidency> make_sharded_residency(Communicator& comm,
                                                       const ParameterTable& table,
-                                                      int64_t max_held_bytes) {
-  return std::make_unique<ShardedResidency>(comm, table, max_held_bytes);
+                                                      const FrozenStorage& storage) {
+  return std::make_unique<ShardedResidency>(comm, table, storage);
 }
 
 }  // namespace shardtune::parallel

@@ -23,17 +23,18 @@ ZeroStage zero_stage_from(int64_t number) {
 namespace {
 // One rank has nothing to share: its units stay whole at every stage.
 std::unique_ptr<UnitResidency> make_residency(Communicator& comm, const ParameterTable& table,
-                                              ZeroStage stage, int64_t max_held_bytes) {
-  return stage == ZeroStage::k3 && comm.world_size() > 1
-             ? make_sharded_residency(comm, table, max_held_bytes)
-             : make_whole_residency(comm, table, stage);
+                                              ZeroStage stage, const FrozenStorage& storage) {
+  if (stage == ZeroStage::k3 && comm.world_size() > 1)
+    return make_sharded_residency(comm, table, storage);
+  return storage.file == nullptr ? make_whole_residency(comm, table, stage)
+                                 : make_nvme_residency(comm, table, stage, storage);
 }
 }  // namespace
 
 struct ShardedParameterStore::State {
-  State(Communicator& comm, ZeroStage stage, int64_t max_held_bytes)
+  State(Communicator& comm, ZeroStage stage, const FrozenStorage& storage)
       : table(comm.world_size()),
-        residency(make_residency(comm, table, stage, max_held_bytes)),
+        residency(make_residency(comm, table, stage, storage)),
         walk(table, *residency) {}
 
   ParameterTable table;
@@ -107,8 +108,10 @@ struct ShardedParameterStore::State {
 };
 
 ShardedParameterStore::ShardedParameterStore(Communicator& comm, ZeroStage stage,
-                                             int64_t max_held_bytes)
-    : comm_(comm), stage_(stage), state_(std::make_unique<State>(comm, stage, max_held_bytes)) {}
+                                             int64_t max_held_bytes, io::SwapFile* frozen_file)
+    : comm_(comm),
+      stage_(stage),
+      state_(std::make_unique<State>(comm, stage, FrozenStorage{max_held_bytes, frozen_file})) {}
 
 ShardedParameterStore::~ShardedParameterStore() = default;
 
@@ -175,6 +178,8 @@ void ShardedParameterStore::fetch_rows(std::span<const RowFetch> fetches) {
 void ShardedParameterStore::begin_walk(std::span<const UnitId> units) { state_->walk.begin(units); }
 
 void ShardedParameterStore::end_walk() { state_->walk.end(); }
+
+void ShardedParameterStore::abandon_walk() noexcept { state_->walk.abandon(); }
 
 int64_t ShardedParameterStore::max_held_bytes() const {
   return state_->residency->max_held_bytes();

@@ -58,8 +58,10 @@ class ShardedParameterStore : public ParameterStore {
     bool has_gradient = false;
   };
 
-  ShardedParameterStore(Communicator& comm, ZeroStage stage,
-                        int64_t max_held_bytes = kMaxHeldBytes);
+  /// `frozen_file`: where frozen bytes live between walks; null: in memory. It outlives the store,
+  /// whose publish(), acquire() and begin_walk() then have the errors of io/block_file.h.
+  ShardedParameterStore(Communicator& comm, ZeroStage stage, int64_t max_held_bytes = kMaxHeldBytes,
+                        io::SwapFile* frozen_file = nullptr);
   ~ShardedParameterStore() override;
 
   // --- ParameterStore ---
@@ -74,6 +76,9 @@ class ShardedParameterStore : public ParameterStore {
   /// gathered. At stage 3 leases and walks come after seal().
   void begin_walk(std::span<const UnitId> units) override;
   void end_walk() override;
+  /// Ends a walk that an error stopped. Local: the store serves read() and publish_updates() after
+  /// it, but no further walk.
+  void abandon_walk() noexcept;
   int64_t max_held_bytes() const override;
   int64_t num_parameters() const override;
   const ParameterSpec& spec(ParameterId id) const override;

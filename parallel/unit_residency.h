@@ -9,6 +9,7 @@
 #include <span>
 
 #include "core/parameter_store.h"
+#include "io/swap_file.h"
 #include "parallel/communicator.h"
 #include "parallel/flat_layout.h"
 #include "parallel/parameter_table.h"
@@ -21,6 +22,14 @@ enum class ZeroStage : int { k0 = 0, k1 = 1, k2 = 2, k3 = 3 };
 struct HeldWeights {
   int64_t begin = 0;
   std::span<float> values;
+};
+
+/// What is there to hold frozen bytes.
+struct FrozenStorage {
+  /// What a walk may keep leased, where units are brought.
+  int64_t max_held_bytes = INT64_MAX;
+  /// Where frozen bytes live between walks; null: in memory. Outlives the residency.
+  io::SwapFile* file = nullptr;
 };
 
 struct ResidencyMemory {
@@ -65,9 +74,16 @@ class UnitResidency {
 /// Stages 0 to 2, and one rank at any stage: everything whole in memory.
 std::unique_ptr<UnitResidency> make_whole_residency(Communicator& comm, const ParameterTable& table,
                                                     ZeroStage stage);
-/// Stage 3: every rank holds a part of each unit, gathered while the unit is at work.
+/// The same with the frozen bytes in storage.file.
+std::unique_ptr<UnitResidency> make_nvme_residency(Communicator& comm, const ParameterTable& table,
+                                                   ZeroStage stage, const FrozenStorage& storage);
+/// Stage 3: every rank holds a part of each unit, in memory or in storage.file, gathered while the
+/// unit is at work.
 std::unique_ptr<UnitResidency> make_sharded_residency(Communicator& comm,
                                                       const ParameterTable& table,
-                                                      int64_t max_held_bytes);
+                                                      const FrozenStorage& storage);
+
+/// Rows of a matrix in memory.
+void copy_rows(const TensorView& table, const RowFetch& fetch);
 
 }  // namespace shardtune::parallel

@@ -25,6 +25,11 @@ class UnitWalk {
   void begin(std::span<const UnitId> units);
   /// Goes through what is left without work. ArgumentError: no walk, or a lease that is left.
   void end();
+  /// Ends it where it stands, after an error.
+  void abandon() noexcept {
+    open_ = false;
+    current_.reset();
+  }
 
   /// ArgumentError: not the unit that the walk expects.
   void acquire(UnitId unit);

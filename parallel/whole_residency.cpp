@@ -106,14 +106,8 @@ void WholeResidency::seal(const ShardLayout&, const FlatLayout& flat) {
 }
 
 void WholeResidency::fetch_rows(std::span<const RowFetch> fetches) {
-  for (const RowFetch& fetch : fetches) {
-    const TensorView table = value(fetch.id);
-    const auto row_bytes = static_cast<size_t>(table.num_bytes() / table.dim(0));
-    const auto* source = static_cast<const std::byte*>(table.raw());
-    for (size_t i = 0; i < fetch.rows.size(); ++i)
-      std::memcpy(fetch.out.data() + i * row_bytes,
-                  source + static_cast<size_t>(fetch.rows[i]) * row_bytes, row_bytes);
-  }
+  for (const RowFetch& fetch : fetches)
+    copy_rows(value(fetch.id), fetch);
 }
 
 TensorView WholeResidency::value(ParameterId id) const {
@@ -153,6 +147,14 @@ ResidencyMemory WholeResidency::memory() const {
 }
 
 }  // namespace
+
+void copy_rows(const TensorView& table, const RowFetch& fetch) {
+  const auto row_bytes = static_cast<size_t>(table.num_bytes() / table.dim(0));
+  const auto* source = static_cast<const std::byte*>(table.raw());
+  for (size_t i = 0; i < fetch.rows.size(); ++i)
+    std::memcpy(fetch.out.data() + i * row_bytes,
+                source + static_cast<size_t>(fetch.rows[i]) * row_bytes, row_bytes);
+}
 
 std::unique_ptr<UnitResidency> make_whole_residency(Communicator& comm, const ParameterTable& table,
                                                     ZeroStage stage) {

@@ -1,5 +1,6 @@
 #include "trainer/collective.h"
 
+#include <algorithm>
 #include <exception>
 #include <optional>
 
@@ -39,6 +40,22 @@ std::string run_on_rank_zero(parallel::Communicator& comm,
   if (code != 0)
     throw Error(static_cast<ExitCode>(code), text);
   return text;
+}
+
+void run_on_all_ranks(parallel::Communicator& comm, const std::function<void()>& body) {
+  const Outcome outcome = run([&] {
+    body();
+    return std::string();
+  });
+  const int own = outcome.error ? static_cast<int>(outcome.error->exit_code()) : 0;
+  if (comm.all_reduce_max(own) == 0)
+    return;
+  const std::vector<int> codes = comm.all_gather_value(own);
+  const auto texts = comm.all_gather_strings(outcome.error ? outcome.error->what() : "");
+  const auto failed = std::ranges::find_if(codes, [](int code) { return code != 0; });
+  const auto rank = failed - codes.begin();
+  const std::string where = comm.world_size() == 1 ? "" : "rank " + std::to_string(rank) + ": ";
+  throw Error(static_cast<ExitCode>(*failed), where + texts[static_cast<size_t>(rank)]);
 }
 
 }  // namespace shardtune::trainer

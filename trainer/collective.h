@@ -1,5 +1,5 @@
-// Work that one rank does for all: an error on it becomes the same error on every rank, so that
-// nobody is left waiting in a collective.
+// Work where an error on one rank becomes the same error on every rank, so that nobody is left
+// waiting in a collective.
 #pragma once
 
 #include <functional>
@@ -13,5 +13,9 @@ namespace shardtune::trainer {
 /// Errors  what body threw, with its exit code and message, on every rank
 std::string run_on_rank_zero(parallel::Communicator& comm,
                              const std::function<std::string()>& body);
+
+/// Runs body, which calls no collective, on every rank. Collective.
+/// Errors  that of the lowest rank that has one, naming the rank, on every rank
+void run_on_all_ranks(parallel::Communicator& comm, const std::function<void()>& body);
 
 }  // namespace shardtune::trainer

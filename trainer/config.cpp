@@ -221,18 +221,35 @@ void read_training(const YamlNode& root, TrainingSection& training, Findings& fi
   section.finish();
 }
 
-void read_offload(const YamlNode& zero, std::string_view name, Findings& findings) {
-  const YamlNode offload = zero.section(name);
-  refuse_offload_keys_without_effect(offload);
-  const std::string device = offload.choice_or("device", "none", {"none", "cpu", "nvme"});
-  if (device != "none")
-    findings.unsupported(offload, "device", std::string(name) + " to " + device);
-  offload.string_or("nvme_path", "");
-  offload.finish();
+void read_offload(const YamlNode& zero, const std::string& name, RunConfig& config,
+                  OffloadSection& offload) {
+  const YamlNode section = zero.section(name);
+  refuse_offload_keys_without_effect(section);
+  offload.device = section.choice_or("device", "none", {"none", "cpu", "nvme"});
+  offload.nvme_path = section.string_or("nvme_path", "");
+  if (offload.device == "cpu") {
+    section.error("device",
+                  "expected none or nvme with 'parallel.device: cpu', found cpu: everything is in "
+                  "the CPU's memory already, so there is nothing to gain. Write 'device: nvme' "
+                  "with nvme_path to need less of it.");
+  }
+  if (offload.is_nvme() && offload.nvme_path.empty()) {
+    section.error("nvme_path",
+                  "expected a folder on a local disk with 'device: nvme', found nothing. Write for "
+                  "example 'nvme_path: /var/tmp'.");
+  }
+  if (!offload.is_nvme() && !offload.nvme_path.empty()) {
+    config.notices.push_back("parallel.zero_optimization." + name +
+                             ".nvme_path has no effect with device " + offload.device);
+    offload.nvme_path.clear();
+  }
+  section.finish();
 }
 
-void read_parallel(const YamlNode& root, ParallelSection& parallel, Findings& findings) {
+void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) {
+  ParallelSection& parallel = config.parallel;
   const YamlNode section = open_section(root, "parallel");
+  refuse_aio(section);
   parallel.device = section.choice_or("device", "cpu", {"cpu", "cuda"});
   if (parallel.device == "cuda")
     findings.unsupported(section, "device", "device cuda");
@@ -246,8 +263,8 @@ void read_parallel(const YamlNode& root, ParallelSection& parallel, Findings& fi
   const int64_t stage = zero.integer_or("stage", 0, {0, 3});
   if (stage >= 0 && stage <= 3)
     parallel.stage = parallel::zero_stage_from(stage);
-  read_offload(zero, "offload_optimizer", findings);
-  read_offload(zero, "offload_param", findings);
+  read_offload(zero, "offload_optimizer", config, parallel.offload_optimizer);
+  read_offload(zero, "offload_param", config, parallel.offload_param);
   zero.finish();
   section.finish();
 }
@@ -332,6 +349,7 @@ RunConfig parse_config(std::string_view text, const std::string& name,
   for (const std::string& assignment : overrides)
     root.set_override(assignment);
   hint_foreign_keys(root, "");
+  refuse_aio(root);
 
   RunConfig config;
   read_model(root, config.model);
@@ -340,7 +358,7 @@ RunConfig parse_config(std::string_view text, const std::string& name,
   read_data(root, config.data, findings);
   read_training(root, config.training, findings);
   read_optimizer(root, config.optimizer);
-  read_parallel(root, config.parallel, findings);
+  read_parallel(root, config, findings);
   read_run_folder(root, config, findings);
   root.finish();
   findings.throw_if_any();

@@ -67,9 +67,18 @@ struct AdapterSection {
   std::vector<std::pair<std::string, std::string>> keys;  // as in OptimizerSection
 };
 
+/// Where states or frozen parameters live while nobody works with them.
+struct OffloadSection {
+  std::string device = "none";  // none | nvme
+  std::string nvme_path;        // folder of the swap files; "" unless nvme
+  bool is_nvme() const { return device == "nvme"; }
+};
+
 struct ParallelSection {
   std::string device = "cpu";
   parallel::ZeroStage stage = parallel::ZeroStage::k0;
+  OffloadSection offload_optimizer;
+  OffloadSection offload_param;
   int64_t threads = 0;                // per rank; 0 = as the process was started
   double heartbeat_seconds = 10.0;    // a rank silent for twice this is lost
   double step_timeout_seconds = 0.0;  // so long without progress in a step; 0 = automatic

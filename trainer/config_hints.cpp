@@ -139,7 +139,10 @@ constexpr Reason kZeroReasons[] = {
     {"allgather_bucket_size", kNoBuckets},
     {"allgather_partitions", kNoBuckets},
     {"round_robin_gradients", kNoBuckets},
-    {"sub_group_size", "the whole shard is stepped at once without offload"},
+    {"sub_group_size", "the program sizes the groups that offloaded states move in"},
+    {"cpu_offload", "it is DeepSpeed's old name of offload_optimizer"},
+    {"cpu_offload_param", "it is DeepSpeed's old name of offload_param"},
+    {"cpu_offload_use_pin_memory", "there is no device memory to pin it for"},
     {"stage3_prefetch_bucket_size", kUnitByUnit},
     {"stage3_param_persistence_threshold", kUnitByUnit},
     {"stage3_max_live_parameters", kUnitByUnit},
@@ -148,7 +151,7 @@ constexpr Reason kZeroReasons[] = {
 };
 
 constexpr Reason kOffloadReasons[] = {
-    {"pin_memory", "pinned memory exists for CUDA alone (see docs/status.md)"},
+    {"pin_memory", "buffers are registered with the kernel where it allows it"},
     {"buffer_count", "buffers are sized by the program"},
     {"buffer_size", "buffers are sized by the program"},
     {"max_in_cpu", "buffers are sized by the program"},
@@ -156,6 +159,10 @@ constexpr Reason kOffloadReasons[] = {
     {"pipeline_write", "writes are always double-buffered"},
     {"ratio", "states are offloaded whole"},
     {"fast_init", "start-up has one way"},
+};
+
+constexpr Reason kAioReasons[] = {
+    {"aio", "block size, queue depth and threads of NVMe offload are chosen by the program"},
 };
 
 template <size_t N>
@@ -184,5 +191,7 @@ void refuse_zero_keys_without_effect(const io::YamlNode& zero_optimization) {
 void refuse_offload_keys_without_effect(const io::YamlNode& offload) {
   refuse(offload, kOffloadReasons);
 }
+
+void refuse_aio(const io::YamlNode& section) { refuse(section, kAioReasons); }
 
 }  // namespace shardtune::trainer

@@ -50,6 +50,12 @@ std::string text_of(data::TrainOn train_on) {
   }
 }
 
+std::string text_of(const OffloadSection& offload) {
+  const std::string path =
+      offload.nvme_path.empty() ? "" : ", nvme_path: " + quoted(offload.nvme_path);
+  return "{device: " + offload.device + path + "}";
+}
+
 void add_training(const TrainingSection& training, std::vector<Entry>& entries) {
   entries.emplace_back("training.objective", training.objective);
   if (training.max_steps > 0)
@@ -93,7 +99,8 @@ std::vector<Entry> all_entries(const RunConfig& config) {
   entries.emplace_back("parallel.device", config.parallel.device);
   entries.emplace_back("parallel.zero_optimization",
                        "{stage: " + text_of(static_cast<int64_t>(config.parallel.stage)) +
-                           ", offload_optimizer: {device: none}, offload_param: {device: none}}");
+                           ", offload_optimizer: " + text_of(config.parallel.offload_optimizer) +
+                           ", offload_param: " + text_of(config.parallel.offload_param) + "}");
   entries.emplace_back("parallel.threads", text_of(config.parallel.threads));
   entries.emplace_back("parallel.heartbeat_seconds", text_of(config.parallel.heartbeat_seconds));
   entries.emplace_back("parallel.step_timeout_seconds",

@@ -4,6 +4,7 @@
 
 #include "core/log.h"
 #include "io/file.h"
+#include "trainer/offload.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -102,6 +103,7 @@ data::PlanOptions plan_options(const RunConfig& config) {
 
 void check_inputs(Job& job) {
   const RunConfig& config = job.config;
+  check_offload(job);
   job.source = models::open_model_source(config.model.model_name_or_path);
   job.compute_dtype = resolve_compute_dtype(config.model.compute_dtype);
   check_context(job);
@@ -154,15 +156,18 @@ void agree_on_base(Job& job) {
 
 void load(Job& job) {
   const RunConfig& config = job.config;
-  job.store = std::make_unique<parallel::ShardedParameterStore>(job.comm, config.parallel.stage);
+  open_base_file(job);
+  job.store = std::make_unique<parallel::ShardedParameterStore>(
+      job.comm, config.parallel.stage, parallel::kMaxHeldBytes, job.base_file.get());
   models::LoadOptions options;
   options.quantization = config.quantization;
   options.compute_dtype = job.compute_dtype;
   job.model = models::load_model(*job.source, *job.store, options);
   job.adapter = config.adapter.options->attach(*job.model);
   job.store->seal();
+  log_base_file(job);
   job.adapter->initialize(config.training.seed);
-  job.states = std::make_unique<OptimizerStates>(*job.store, *config.optimizer.optimizer);
+  make_optimizer_states(job);
 }
 
 models::ForwardOptions forward_options(const Job& job, int64_t step) {

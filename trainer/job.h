@@ -28,6 +28,7 @@ struct Job {
 
   const RunConfig& config;
   parallel::Communicator& comm;
+  SwapSettings swap;
 
   // Filled by check_inputs(): local, the same on every rank.
   std::unique_ptr<models::ModelSource> source;
@@ -46,9 +47,11 @@ struct Job {
   std::string base_sha256;
 
   // Filled by load().
+  std::unique_ptr<io::SwapFile> base_file;  // null: the frozen base is in memory
   std::unique_ptr<parallel::ShardedParameterStore> store;
   std::unique_ptr<models::Model> model;
   std::unique_ptr<adapters::Adapter> adapter;
+  std::unique_ptr<io::SwapFile> state_file;  // null: states are in memory
   std::unique_ptr<OptimizerStates> states;
 };
 

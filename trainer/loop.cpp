@@ -40,7 +40,7 @@ void Loop::run(const std::function<int()>& signal) {
   stop_if_asked(first_step_, signal);
   for (int64_t done = first_step_ + 1; done <= job_.last_step; ++done) {
     const auto start = std::chrono::steady_clock::now();
-    const StepResult step = train_step(job_, done - 1);
+    const StepResult step = run_step(done - 1);
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     tokens += step.num_tokens;
     seconds += elapsed.count();
@@ -72,6 +72,22 @@ void Loop::run(const std::function<int()>& signal) {
     stop_if_asked(done, signal);
   }
   finish_save();
+}
+
+StepResult Loop::run_step(int64_t step) {
+  try {
+    return train_step(job_, step);
+  } catch (const InterruptedStep& error) {
+    log_error(std::string(error.what()) + " Step " + std::to_string(step + 1) +
+              " was not finished; saving the state before it.");
+    save(step);
+    finish_save();
+    throw Error(error.exit_code(),
+                std::string(error.what()) +
+                    (saved_step_ == step && step > 0
+                         ? " The checkpoint of step " + std::to_string(step) + " is saved."
+                         : " Nothing new was to be saved or could be."));
+  }
 }
 
 void Loop::evaluate() {

@@ -31,6 +31,8 @@ class Loop {
   void finish_save();
 
  private:
+  /// train_step(); where it was interrupted, saves what the steps before it made. Collective.
+  StepResult run_step(int64_t step);
   void log(int64_t step, const StepResult& result, double seconds, bool evaluated);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);

@@ -14,6 +14,9 @@ using parallel::PlannedStore;
 using parallel::ZeroStage;
 
 constexpr int64_t kFloatBytes = 4;
+// Groups in which offloaded states move (trainer/state_swap.h).
+constexpr int64_t kSmallestGroup = int64_t{2} << 20;
+constexpr int64_t kLargestGroup = int64_t{8} << 20;
 // What a loader holds beside a tensor's bytes: rows in fp32 (quant::rows_per_slab) and absmax.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // Headers, state.json and manifest of a checkpoint: what checkpoint.cpp asks to be free.
@@ -123,6 +126,18 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
   return shape;
 }
 
+parallel::FrozenPlace frozen_place(const RunConfig& config) {
+  return config.parallel.offload_param.is_nvme() ? parallel::FrozenPlace::kNvme
+                                                 : parallel::FrozenPlace::kMemory;
+}
+
+/// What state_bytes of optimizer states hold in memory: three buffers where they are on NVMe.
+int64_t resident_state_bytes(const RunConfig& config, int64_t state_bytes) {
+  if (!config.parallel.offload_optimizer.is_nvme())
+    return state_bytes;
+  return std::min(state_bytes, 3 * std::clamp(state_bytes / 8, kSmallestGroup, kLargestGroup));
+}
+
 /// One rank's walk: everything that the run allocates, in its order.
 class Walk {
  public:
@@ -130,7 +145,7 @@ class Walk {
       : job_(job),
         choice_(choice),
         ranks_(ranks),
-        store_(choice.stage, 0, ranks),
+        store_(choice.stage, 0, ranks, frozen_place(job.config)),
         source_(*job.source, store_) {}
 
   void load() {
@@ -252,7 +267,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("base: dense (norms, embedding, head)", bytes.dense);
   add("adapters: fp32 master weights", bytes.master);
   add("adapters: bf16 copies", bytes.bf16);
-  add("gathered units (stage 3)", bytes.gather);
+  add("units gathered or read ahead", bytes.gather);
   add("gradients", of(Purpose::kParameters) - bytes.all());
   add("optimizer states", state_bytes);
   add("activations", of(Purpose::kActivations));
@@ -289,7 +304,8 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const Proc
   const PlannedStore& store = walk.store();
   const auto num_states =
       static_cast<int64_t>(job.config.optimizer.optimizer->state_names().size());
-  const int64_t state_bytes = kFloatBytes * num_states * store.num_owned_elements();
+  const int64_t state_bytes =
+      resident_state_bytes(job.config, kFloatBytes * num_states * store.num_owned_elements());
   const int64_t adapter_bytes = kFloatBytes * store.num_trainable_elements();
   add_rows(store, dry_run, process, state_bytes, plan);
   // Rank 0 holds whole tensors of all ranks while it saves.

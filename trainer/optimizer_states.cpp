@@ -35,6 +35,13 @@ const NamedTensor& find(const std::map<std::string, const NamedTensor*>& tensors
   return *it->second;
 }
 
+std::vector<StateSwap::Segment> segments_of(ShardedParameterStore& store) {
+  std::vector<StateSwap::Segment> segments;
+  for (const auto& segment : store.segments())
+    segments.push_back({store.spec(segment.id).name, segment.end - segment.begin});
+  return segments;
+}
+
 }  // namespace
 
 OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Optimizer& optimizer)
@@ -45,51 +52,108 @@ OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Opti
   }
 }
 
+OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Optimizer& optimizer,
+                                 io::SwapFile& file)
+    : store_(store), optimizer_(optimizer), names_(optimizer.state_names()) {
+  swap_ = std::make_unique<StateSwap>(file, segments_of(store), names_);
+}
+
+int64_t OptimizerStates::swap_bytes(ShardedParameterStore& store,
+                                    const optim::Optimizer& optimizer) {
+  return StateSwap::bytes_of(segments_of(store),
+                             static_cast<int64_t>(optimizer.state_names().size()));
+}
+
 void OptimizerStates::step(double learning_rate, double weight_decay, int64_t step) {
+  optim::OptimizerSegment rates;
+  rates.learning_rate = learning_rate;
+  rates.weight_decay = weight_decay;
+  if (swap_ == nullptr)
+    step_in_memory(rates, step);
+  else
+    step_swapped(rates, step);
+}
+
+void OptimizerStates::step_in_memory(const optim::OptimizerSegment& rates, int64_t step) {
   std::vector<optim::OptimizerSegment> segments;
   const auto ranges = store_.segments();
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (!ranges[i].has_gradient)
       continue;
-    auto& segment = segments.emplace_back();
+    auto& segment = segments.emplace_back(rates);
     segment.parameter = ranges[i].parameter;
     segment.gradient = ranges[i].gradient;
     segment.states.assign(states_[i].begin(), states_[i].end());
-    segment.learning_rate = learning_rate;
-    segment.weight_decay = weight_decay;
   }
   optimizer_.step(segments, step);
 }
 
-std::vector<NamedTensor> OptimizerStates::gather(parallel::Communicator& comm) const {
-  const auto own = store_.segments();
-  const bool root = comm.rank() == 0;
-  const bool whole = store_.stage() == parallel::ZeroStage::k0;
-  std::vector<NamedTensor> result;
-  std::map<ParameterId, size_t> first_tensor;
-  if (root) {
-    for (const ParameterId id : store_.trainables()) {
-      first_tensor[id] = result.size();
-      for (const std::string& name : names_)
-        result.push_back(tensor_like(store_.spec(id), store_.spec(id).name + "." + name));
-    }
+void OptimizerStates::step_swapped(const optim::OptimizerSegment& rates, int64_t step) {
+  const auto ranges = store_.segments();
+  try {
+    swap_->update([&](size_t i) { return ranges[i].has_gradient; },
+                  [&](const StateSwap::Piece& piece, std::span<const std::span<float>> states) {
+                    const auto begin = static_cast<size_t>(piece.begin);
+                    const auto count = static_cast<size_t>(piece.end - piece.begin);
+                    optim::OptimizerSegment segment = rates;
+                    segment.parameter = ranges[piece.segment].parameter.subspan(begin, count);
+                    segment.gradient = ranges[piece.segment].gradient.subspan(begin, count);
+                    segment.states.assign(states.begin(), states.end());
+                    optimizer_.step({&segment, 1}, step);
+                  });
+  } catch (const Error& error) {
+    throw Error(error.exit_code(),
+                std::string(error.what()) + " The update of step " + std::to_string(step) +
+                    " was under way, so nothing of it is saved: the last committed checkpoint is "
+                    "what a resume goes on from.");
   }
+}
+
+const OptimizerStates::Values& OptimizerStates::values_of(size_t segment, Values& scratch) {
+  if (swap_ == nullptr)
+    return states_[segment];
+  scratch.assign(names_.size(), {});
+  swap_->read(segment, [&](const StateSwap::Piece&, std::span<const std::span<float>> states) {
+    for (size_t s = 0; s < states.size(); ++s)
+      scratch[s].insert(scratch[s].end(), states[s].begin(), states[s].end());
+  });
+  return scratch;
+}
+
+std::vector<NamedTensor> OptimizerStates::gather(parallel::Communicator& comm) {
+  std::vector<NamedTensor> result;
+  for (const ParameterId id : store_.trainables()) {
+    const size_t first = result.size();
+    for (size_t s = 0; comm.rank() == 0 && s < names_.size(); ++s)
+      result.push_back(tensor_like(store_.spec(id), store_.spec(id).name + "." + names_[s]));
+    gather_tensor(comm, id, std::span(result).subspan(first));
+  }
+  return result;
+}
+
+void OptimizerStates::gather_tensor(parallel::Communicator& comm, ParameterId id,
+                                    std::span<NamedTensor> whole) {
+  const bool root = comm.rank() == 0;
+  const bool is_sharded = store_.stage() != parallel::ZeroStage::k0;
   std::vector<parallel::Send> sends;
   std::vector<parallel::Receive> receives;
+  Values scratch;
+  const auto own = store_.segments();
   for (size_t i = 0; i < own.size(); ++i) {
+    if (own[i].id != id || own[i].begin == own[i].end || !(root || is_sharded))
+      continue;
+    const Values& values = values_of(i, scratch);
     for (size_t s = 0; s < names_.size(); ++s) {
-      const std::vector<float>& state = states_[i][s];
       if (root)
-        std::copy(state.begin(), state.end(),
-                  result[first_tensor[own[i].id] + s].values.begin() + own[i].begin);
-      else if (!whole && !state.empty())
-        sends.push_back({0, std::as_bytes(std::span<const float>(state))});
+        std::ranges::copy(values[s], whole[s].values.begin() + own[i].begin);
+      else
+        sends.push_back({0, std::as_bytes(std::span<const float>(values[s]))});
     }
   }
-  for (int peer = 1; root && !whole && peer < comm.world_size(); ++peer) {
+  for (int peer = 1; root && is_sharded && peer < comm.world_size(); ++peer) {
     for (const parallel::ShardRange& range : store_.layout().ranges(peer)) {
-      for (size_t s = 0; s < names_.size() && range.end > range.begin; ++s) {
-        const std::span<float> values(result[first_tensor[range.id] + s].values);
+      for (size_t s = 0; range.id == id && s < names_.size() && range.end > range.begin; ++s) {
+        const std::span<float> values(whole[s].values);
         receives.push_back({peer, std::as_writable_bytes(values.subspan(
                                       static_cast<size_t>(range.begin),
                                       static_cast<size_t>(range.end - range.begin)))});
@@ -97,25 +161,34 @@ std::vector<NamedTensor> OptimizerStates::gather(parallel::Communicator& comm) c
     }
   }
   comm.exchange(sends, receives, DType::kFloat32);
-  return result;
 }
 
 void OptimizerStates::restore(const std::vector<NamedTensor>& tensors) {
   const auto map = by_name(tensors);
   const auto ranges = store_.segments();
+  const auto saved = [&](size_t segment, size_t state) -> const float* {
+    const ParameterSpec& spec = store_.spec(ranges[segment].id);
+    const NamedTensor& tensor = find(map, spec.name + "." + names_[state], spec.shape);
+    return tensor.values.data() + ranges[segment].begin;
+  };
+  if (swap_ != nullptr) {
+    swap_->overwrite([&](const StateSwap::Piece& piece, std::span<const std::span<float>> states) {
+      for (size_t s = 0; s < states.size(); ++s)
+        std::copy_n(saved(piece.segment, s) + piece.begin, states[s].size(), states[s].begin());
+    });
+    return;
+  }
   for (size_t i = 0; i < ranges.size(); ++i) {
-    const ParameterSpec& spec = store_.spec(ranges[i].id);
-    for (size_t s = 0; s < names_.size(); ++s) {
-      const NamedTensor& tensor = find(map, spec.name + "." + names_[s], spec.shape);
-      std::copy(tensor.values.begin() + ranges[i].begin, tensor.values.begin() + ranges[i].end,
-                states_[i][s].begin());
-    }
+    for (size_t s = 0; s < names_.size(); ++s)
+      std::copy_n(saved(i, s), states_[i][s].size(), states_[i][s].begin());
   }
 }
 
 int64_t OptimizerStates::num_bytes() const {
+  if (swap_ != nullptr)
+    return swap_->buffer_bytes();
   int64_t total = 0;
-  for (const auto& segment : states_) {
+  for (const Values& segment : states_) {
     for (const auto& state : segment)
       total += static_cast<int64_t>(state.size() * sizeof(float));
   }

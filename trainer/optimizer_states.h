@@ -1,37 +1,60 @@
-// The optimizer's states over the ranges that this rank updates. Checkpoints see whole tensors:
-// gather() brings the ranges of all ranks together, restore() takes this rank's out again.
+// The optimizer's states over the ranges that this rank updates, in memory or, with
+// offload_optimizer, in a StateSwap. Checkpoints see whole tensors: gather() brings the ranges of
+// all ranks together, restore() takes this rank's out again.
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "optim/optimizer.h"
 #include "parallel/communicator.h"
 #include "parallel/sharded_store.h"
 #include "trainer/checkpoint.h"
+#include "trainer/state_swap.h"
 
 namespace shardtune::trainer {
 
 class OptimizerStates {
  public:
-  /// Zero states for store.segments(). Both must outlive this object.
+  /// Zero states for store.segments(), in memory. All arguments must outlive this object.
   OptimizerStates(parallel::ShardedParameterStore& store, const optim::Optimizer& optimizer);
+  /// In the file instead. Errors  those of io/block_file.h, here and in every function below
+  OptimizerStates(parallel::ShardedParameterStore& store, const optim::Optimizer& optimizer,
+                  io::SwapFile& file);
 
-  /// One update of every segment that has a gradient; `step` counts from 1.
+  /// Bytes that the file will take.
+  static int64_t swap_bytes(parallel::ShardedParameterStore& store,
+                            const optim::Optimizer& optimizer);
+
+  /// One update of every segment that has a gradient; `step` counts from 1. An I/O error in
+  /// between leaves weights and states that belong to no step; its message says so.
   void step(double learning_rate, double weight_decay, int64_t step);
 
-  /// Whole states of all trainables on rank 0, nothing elsewhere. Collective.
-  std::vector<NamedTensor> gather(parallel::Communicator& comm) const;
+  /// Whole states of all trainables on rank 0, nothing elsewhere; tensor by tensor. Collective.
+  std::vector<NamedTensor> gather(parallel::Communicator& comm);
   /// DataError: a tensor missing or of another size.
   void restore(const std::vector<NamedTensor>& tensors);
 
+  /// In memory: the states, or the buffers that they pass through.
   int64_t num_bytes() const;
 
  private:
+  using Values = std::vector<std::vector<float>>;  // [state][element]
+
+  void step_in_memory(const optim::OptimizerSegment& rates, int64_t step);
+  void step_swapped(const optim::OptimizerSegment& rates, int64_t step);
+  /// One tensor's states into `whole` (one per state) on rank 0. Collective.
+  void gather_tensor(parallel::Communicator& comm, ParameterId id, std::span<NamedTensor> whole);
+  /// The states of one segment of this rank.
+  const Values& values_of(size_t segment, Values& scratch);
+
   parallel::ShardedParameterStore& store_;
   const optim::Optimizer& optimizer_;
   std::vector<std::string> names_;
-  std::vector<std::vector<std::vector<float>>> states_;  // [segment][state][element]
+  std::vector<Values> states_;  // [segment]; empty when swapped
+  std::unique_ptr<StateSwap> swap_;
 };
 
 /// The trainables' values, whole, on rank 0, nothing elsewhere. Collective.

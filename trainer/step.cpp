@@ -2,14 +2,45 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "optim/clip.h"
 #include "parallel/loss_sum.h"
+#include "trainer/collective.h"
 #include "trainer/non_finite.h"
 
 namespace shardtune::trainer {
 namespace {
+
+/// Runs body. With a base on NVMe, an error of one rank is thrown by all before anything is
+/// updated.
+void run_offloaded(Job& job, const std::function<void()>& body) {
+  const bool is_gathered =
+      job.store->stage() == parallel::ZeroStage::k3 && job.comm.world_size() > 1;
+  if (!job.config.parallel.offload_param.is_nvme() || is_gathered) {
+    body();
+    return;
+  }
+  try {
+    run_on_all_ranks(job.comm, body);
+  } catch (const Error& error) {
+    job.store->abandon_walk();
+    job.store->cancel_step();
+    throw InterruptedStep(error.exit_code(), error.what());
+  }
+}
+
+/// Steps this rank's ranges. Offloaded states can fail on one rank alone: all ranks end then.
+void update_weights(Job& job, double learning_rate, int64_t step) {
+  const auto update = [&] {
+    job.states->step(learning_rate, job.config.optimizer.weight_decay, step);
+  };
+  if (job.config.parallel.offload_optimizer.is_nvme())
+    run_on_all_ranks(job.comm, update);
+  else
+    update();
+}
 
 void run_after_step_hooks(Job& job, int64_t step) {
   std::vector<models::UpdatedRange> ranges;
@@ -33,14 +64,16 @@ StepResult train_step(Job& job, int64_t step) {
   for (int64_t round = 0; round < store.num_rounds(); ++round) {
     const int64_t m = store.micro_batch_of_round(round);
     job.comm.note_progress({step + 1, round});
-    if (m >= 0) {
+    run_offloaded(job, [&] {
+      if (m < 0) {
+        replay_micro_batch(job);
+        return;
+      }
       const auto result =
           run_micro_batch(job, plan.micro_batches[m], m, {step, plan.num_trained_tokens});
       losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
       bad.note(m, result.first_non_finite);
-    } else {
-      replay_micro_batch(job);
-    }
+    });
     store.end_round();
   }
   store.finish_gradients();
@@ -55,7 +88,7 @@ StepResult train_step(Job& job, int64_t step) {
   for (const auto& segment : store.segments())
     optim::scale_gradient(segment.gradient, clip);
   const double learning_rate = job.schedule->learning_rate(step);
-  job.states->step(learning_rate, job.config.optimizer.weight_decay, step + 1);
+  update_weights(job, learning_rate, step + 1);
   store.publish_updates();
   run_after_step_hooks(job, step);
   job.comm.note_progress({});

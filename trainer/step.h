@@ -15,8 +15,17 @@ struct StepResult {
   int64_t num_trained_tokens = 0;
 };
 
+/// The base could not be read back from NVMe on some rank. Thrown on every rank, before the update:
+/// weights and states are those after the step before.
+class InterruptedStep : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Runs step `step`, counted from 0. Collective.
-/// Errors  NonFiniteError on every rank: NaN or infinity in loss or gradient; nothing was updated
+/// Errors  NonFiniteError on every rank: NaN or infinity in loss or gradient; nothing was updated;
+///         InterruptedStep; those of OptimizerStates::step. At stage 3 on several ranks a base that
+///         cannot be read is the error of its rank alone, as the others wait in a gather
 StepResult train_step(Job& job, int64_t step);
 
 /// Forward and backward of the longest micro-batch without an update, so that buffers get their

@@ -79,8 +79,8 @@ std::string mebibytes(int64_t bytes) {
 
 void log_shards(const Job& job) {
   const parallel::StoreMemory memory = job.store->memory();
-  if (memory.unit_bytes == 0)
-    return;
+  if (memory.unit_bytes == 0 || job.base_file != nullptr)
+    return;  // with a file, offload_param tells its size
   int64_t whole = 0;
   for (int32_t i = 0; i < job.store->num_parameters(); ++i) {
     const ParameterSpec& spec = job.store->spec(ParameterId{i});
@@ -197,6 +197,7 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
                       .step_timeout_seconds = config.parallel.step_timeout_seconds});
   const int64_t before_inputs = resident_bytes();
   Job job(config, comm);
+  job.swap = options.swap;
   check_inputs(job);
   const ProcessBytes process = measure_process(job, before_inputs, comm.world_size());
   agree_on_inputs(job, options.identity);

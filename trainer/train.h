@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "parallel/communicator.h"
 #include "trainer/config.h"
+#include "trainer/state_swap.h"
 
 namespace shardtune::trainer {
 
@@ -28,6 +29,8 @@ struct TrainOptions {
   bool dry_run = false;
   /// Catch USR1, TERM and INT while training. Off for ranks that are threads of a test.
   bool catch_signals = true;
+  /// How offloaded bytes are stored; tests choose other forms of it.
+  SwapSettings swap;
 };
 
 struct TrainResult {

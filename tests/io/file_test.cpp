@@ -201,6 +201,22 @@ TEST(Crc32c, MatchesPublishedVectors) {
   }
 }
 
+// Long inputs take three lanes at a time: the same value as byte by byte, from any start.
+TEST(Crc32c, LongInputsHaveTheValueOfTheirBytes) {
+  std::string text;
+  for (uint32_t i = 0; i < 40000; ++i)
+    text += static_cast<char>(i * 2654435761u >> 19);
+  for (const size_t length : {12287u, 12288u, 12289u, 24576u, 36871u, 40000u}) {
+    for (const size_t begin : {0u, 1u, 13u}) {
+      const auto bytes = as_bytes(text).subspan(begin, std::min(length, text.size() - begin));
+      uint32_t expected = 0x1234u;
+      for (size_t i = 0; i < bytes.size(); ++i)
+        expected = crc32c(bytes.subspan(i, 1), expected);
+      EXPECT_EQ(crc32c(bytes, 0x1234u), expected) << length << " from " << begin;
+    }
+  }
+}
+
 // Vectors of FIPS 180-4.
 TEST(Sha256, MatchesPublishedVectors) {
   EXPECT_EQ(sha256_hex({}), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");

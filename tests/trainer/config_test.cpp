@@ -177,11 +177,30 @@ TEST(Config, DeepSpeedKeysWithoutEffectAreRefusedWithTheReason) {
   EXPECT_HAS(text, "has no effect here");
 }
 
+TEST(Config, OffloadNeedsADeviceThatGainsSomethingAndAFolder) {
+  const std::string zero = "parallel.zero_optimization=";
+  EXPECT_HAS(error_of(kMinimal, {zero + "{offload_optimizer: {device: cpu}}"}),
+             "there is nothing to gain. Write 'device: nvme'");
+  EXPECT_HAS(error_of(kMinimal, {zero + "{offload_param: {device: nvme}}"}),
+             "offload_param.nvme_path: expected a folder");
+  for (const char* aio : {"aio={queue_depth: 8}", "parallel.aio={block_size: 1048576}"})
+    EXPECT_HAS(error_of(kMinimal, {aio}), "chosen by the program");
+  for (const char* key : {"buffer_count: 4", "pin_memory: true", "pipeline_read: true",
+                          "pipeline_write: true", "fast_init: true", "ratio: 0.5"})
+    EXPECT_HAS(error_of(kMinimal, {zero + "{offload_optimizer: {device: nvme, nvme_path: /tmp, " +
+                                   key + "}}"}),
+               "has no effect here");
+  const std::string chosen = "{stage: 1, offload_optimizer: {device: nvme, nvme_path: /tmp}}";
+  const RunConfig config = parse_config(kMinimal, "run.yaml", {zero + chosen});
+  EXPECT_TRUE(config.parallel.offload_optimizer.is_nvme());
+  EXPECT_HAS(resolved_text(config), "offload_optimizer: {device: nvme, nvme_path: \"/tmp\"}");
+  // Where states live is no part of what a resume must agree on.
+  EXPECT_EQ(resume_keys(config), resume_keys(parse_config(kMinimal, "run.yaml", {})));
+}
+
 TEST(Config, FeaturesToComeAreRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"parallel.device=cuda", "device cuda"},
-      {"parallel.zero_optimization={offload_param: {device: nvme}}", "offload_param"},
-      {"parallel.zero_optimization={offload_optimizer: {device: cpu}}", "offload_optimizer"},
       {"training.objective=dpo", "objective 'dpo'"},
       {"logging.tensorboard=true", "TensorBoard"},
       {"data.eval_split=0.05", "evaluation set"},

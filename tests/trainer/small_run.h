@@ -1,6 +1,7 @@
 // Whole trainings of the tiny model in a temporary folder, and what of them must be equal.
 #pragma once
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -62,6 +63,12 @@ checkpoint: {output_dir: ")" +
 
   std::string adapter_bytes(const std::string& output) const {
     return read_text(path(output) / "adapter" / "adapter_model.safetensors");
+  }
+
+  /// Lines of metrics.jsonl so far; 0 before there is one.
+  int num_logged(const std::string& output) const {
+    const std::string text = read_text(path(output) / "metrics.jsonl");
+    return static_cast<int>(std::count(text.begin(), text.end(), '\n'));
   }
 
   /// Per step what does not depend on time: "loss grad_norm learning_rate tokens eval_loss".

@@ -1,0 +1,75 @@
+// Frozen bytes of units on NVMe: stored as they are published, brought into a buffer before a unit
+// works, let go after. Two buffers of the largest unit's size are taken at seal(): one for the unit
+// at work, one for the unit that is read ahead; a unit that comes while both are held gets a buffer
+// of its own for as long as it stays. A unit's parts stand side by side in file and buffer, each at
+// a multiple of 4 KiB. One thread at a time.
+// Errors  those of io/block_file.h, from every function that may wait
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/parameter_store.h"
+#include "io/block_file.h"
+
+namespace shardtune::parallel {
+
+class FrozenSwap {
+ public:
+  struct Part {
+    std::string name;
+    int64_t num_bytes = 0;
+  };
+
+  /// The file must outlive this object.
+  explicit FrozenSwap(io::SwapFile& file) : store_(file) {}
+
+  bool is_placed(UnitId unit) const;
+  /// Takes space for a unit; once.
+  void place(UnitId unit, std::span<const Part> parts);
+  /// Begins to write a part's bytes. A unit that is held keeps the old ones until it is released.
+  void store(UnitId unit, int64_t part, io::AlignedBuffer bytes);
+  /// After every place().
+  void seal();
+
+  /// Begins to read a unit. ArgumentError: it is held.
+  void prefetch(UnitId unit);
+  /// Brings a unit, or waits for its prefetch.
+  void acquire(UnitId unit);
+  void release(UnitId unit) noexcept;
+  bool is_held(UnitId unit) const { return is_placed(unit) && at(unit).is_held; }
+  /// A part of an acquired unit.
+  std::byte* data(UnitId unit, int64_t part) const;
+
+  int64_t stored_bytes() const { return store_.num_bytes(); }
+  int64_t peak_buffer_bytes() const { return peak_buffer_bytes_; }
+
+ private:
+  struct Unit {
+    bool is_placed = false;
+    bool is_held = false;
+    io::RegionId first{};
+    int64_t num_parts = 0;
+    std::span<std::byte> buffer;
+    io::AlignedBuffer own;  // where no spare was left
+    std::optional<io::IoTicket> reading;
+  };
+
+  Unit& at(UnitId unit) { return units_[static_cast<size_t>(unit)]; }
+  const Unit& at(UnitId unit) const { return units_[static_cast<size_t>(unit)]; }
+  void finish_write();
+
+  std::vector<Unit> units_;
+  std::vector<std::span<std::byte>> spares_;
+  io::AlignedBuffer written_;  // what `writing_` reads from
+  std::optional<io::IoTicket> writing_;
+  bool sealed_ = false;
+  int64_t buffer_bytes_ = 0;
+  int64_t peak_buffer_bytes_ = 0;
+  io::BlockFile store_;  // last: it waits for what is under way with the buffers above
+};
+
+}  // namespace shardtune::parallel

@@ -1,0 +1,105 @@
+#include "trainer/offload.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "core/log.h"
+#include "io/file.h"
+#include "trainer/collective.h"
+
+namespace shardtune::trainer {
+namespace {
+
+std::unique_ptr<io::SwapFile> open_swap_file(const Job& job, const OffloadSection& offload) {
+  io::SwapOptions options;
+  options.folder = offload.nvme_path;
+  options.rank = job.comm.rank();
+  options.mode = job.swap.mode;
+  options.wrap = job.swap.wrap;
+  return std::make_unique<io::SwapFile>(options);
+}
+
+std::string number(double value, const char* format) {
+  char text[32];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+std::string mebibytes(int64_t bytes) {
+  return number(static_cast<double>(bytes) / (1 << 20), "%.1f") + " MiB";
+}
+
+/// Takes and measures `bytes` of the file; tells speed, way of access and what is missing there
+/// once, on rank 0.
+void prepare(const Job& job, const char* key, io::SwapFile& file, int64_t bytes) {
+  const fs::path folder = fs::path(file.path()).parent_path();
+  io::require_free_space(folder, bytes, key);
+  file.reserve(bytes);
+  const int64_t measured = std::min(bytes, job.swap.measured_bytes);
+  const io::SwapSpeed speed = measured > 0 ? file.measure(measured) : io::SwapSpeed();
+  if (job.comm.rank() != 0)
+    return;
+  log_info(std::string(key) + ": " + folder.string() + ": " + file.description() + "; writes " +
+           number(speed.write_bytes_per_second / 1e9, "%.2f") + " GB/s, reads " +
+           number(speed.read_bytes_per_second / 1e9, "%.2f") + " GB/s (" + mebibytes(measured) +
+           " measured)");
+  if (!file.is_direct())
+    log_warning(std::string(key) + ": no direct asynchronous I/O here: " + file.fallback_reason() +
+                ". The page cache is used, which is slower and takes memory.");
+}
+
+void check_folder(const Job& job, const char* key, const OffloadSection& offload) {
+  if (!offload.is_nvme())
+    return;
+  std::error_code error;
+  if (!fs::is_directory(offload.nvme_path, error)) {
+    throw ConfigError("parallel.zero_optimization." + std::string(key) +
+                      ".nvme_path: expected a folder, found none at " + offload.nvme_path +
+                      ". Make it, on a local disk.");
+  }
+  open_swap_file(job, offload)->reserve(io::kIoAlignment);
+}
+
+}  // namespace
+
+void check_offload(const Job& job) {
+  check_folder(job, "offload_optimizer", job.config.parallel.offload_optimizer);
+  check_folder(job, "offload_param", job.config.parallel.offload_param);
+}
+
+void open_base_file(Job& job) {
+  const OffloadSection& offload = job.config.parallel.offload_param;
+  if (!offload.is_nvme())
+    return;
+  run_on_all_ranks(job.comm, [&] {
+    // Measured on a file of its own: this one grows by what is loaded.
+    prepare(job, "offload_param", *open_swap_file(job, offload), job.swap.measured_bytes);
+    job.base_file = open_swap_file(job, offload);
+  });
+}
+
+void log_base_file(const Job& job) {
+  if (job.base_file == nullptr)
+    return;
+  log_info("offload_param: the frozen base takes " + mebibytes(job.base_file->reserved_bytes()) +
+           " of disk on rank 0; trained weights stay in memory");
+}
+
+void make_optimizer_states(Job& job) {
+  const OffloadSection& offload = job.config.parallel.offload_optimizer;
+  const optim::Optimizer& optimizer = *job.config.optimizer.optimizer;
+  if (!offload.is_nvme()) {
+    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer);
+    return;
+  }
+  run_on_all_ranks(job.comm, [&] {
+    job.state_file = open_swap_file(job, offload);
+    prepare(job, "offload_optimizer", *job.state_file,
+            OptimizerStates::swap_bytes(*job.store, optimizer));
+    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer, *job.state_file);
+  });
+  log_info("offload_optimizer: states take " + mebibytes(job.state_file->reserved_bytes()) +
+           " of disk on rank 0");
+}
+
+}  // namespace shardtune::trainer
