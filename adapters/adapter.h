@@ -49,7 +49,7 @@ class AdapterOptions {
   virtual ~AdapterOptions() = default;
   virtual std::string_view method() const = 0;
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
-  /// candidates), a rank above a layer's size.
+  /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;
 };
 struct AdapterMethod {
