@@ -167,7 +167,7 @@ void* BufferPool::allocate(int64_t num_bytes) {
   const int64_t in_use = state_->in_use + size;
   void* pointer = state_->take_kept(size);
   if (pointer == nullptr) {
-    state_->shrink_to(std::max(state_->peak - in_use, int64_t{0}), kOwnPages);
+    state_->shrink_to(std::max(state_->peak - in_use, kAlwaysKeptBytes), kOwnPages);
     state_->grown_since_trim += size;
     if (state_->grown_since_trim >= kHeapTrimBytes) {
       state_->grown_since_trim = 0;

@@ -88,11 +88,16 @@ class TensorView {
 
 /// Keeps freed buffers by size and hands them out again. Thread safe. Buffers are 64-byte aligned,
 /// uninitialised. A request that no kept buffer of its size serves gives others back to the system
-/// first, where the total would pass the most ever in use: memory does not grow with the number of
-/// batch lengths met. One pool per process lives behind BufferPool::process(): an allocator is the
-/// one resource that every Tensor must share, as malloc is.
+/// first, where the total would pass the most ever in use and more than kAlwaysKeptBytes are kept:
+/// memory does not grow with the number of batch lengths met. One pool per process lives behind
+/// BufferPool::process(): an allocator is the one resource that every Tensor must share, as malloc
+/// is.
 class BufferPool {
  public:
+  /// Scratch of products comes in many sizes; fresh pages would cost more than what is done in
+  /// them.
+  static constexpr int64_t kAlwaysKeptBytes = 32 << 20;
+
   static BufferPool& process();
 
   void* allocate(int64_t num_bytes);

@@ -7,7 +7,7 @@
 #include "kernels/checks.h"
 #include "kernels/elementwise.h"
 #include "kernels/elementwise_cpu.h"
-#include "kernels/gemm_onednn.h"
+#include "kernels/gemm_blocks.h"
 
 namespace shardtune::kernels {
 
@@ -23,9 +23,11 @@ Cut choose_cut(int64_t m, int64_t n, int64_t k) {
   constexpr int64_t kBlockColumns = 768;
   if (m > kBlockRows / 2)
     return {kBlockRows, n > 2 * kBlockColumns ? kBlockColumns : n};
-  // Few rows: bound by reading b, so only columns are cut, 256 KiB of b at least.
-  const int64_t columns = std::max<int64_t>(64, round_up(65536 / std::max<int64_t>(k, 1), 32));
-  return {m, std::min(n, columns)};
+  // Few rows: bound by reading b, so only columns are cut: into four parts for threads, smaller
+  // where these are more than 1 MiB of f32, at least 64.
+  const int64_t columns =
+      std::min(round_up(ceil_div(n, 4), 32), round_up(262144 / std::max<int64_t>(k, 1), 32));
+  return {m, std::min(n, std::max<int64_t>(64, columns))};
 }
 
 void clear_or_keep(const TensorView& c, Accumulate accumulate) {
@@ -70,6 +72,7 @@ void count_block_scratch(const ProductSpec& whole, const Cut& cut) {
   }
   count_task_scratch(ceil_div(whole.m, cut.rows) * ceil_div(whole.n, cut.columns), largest);
 }
+}  // namespace
 
 void run_blocks(const ProductSpec& whole, const void* a, const void* b, void* c) {
   const Cut cut = choose_cut(whole.m, whole.n, whole.k);
@@ -94,6 +97,7 @@ Tensor to_float32(const TensorView& x) {
   return result;
 }
 
+namespace {
 // Blocks of a token product: each is summed chunk by chunk by one thread.
 constexpr int64_t kTokenProductRows = 512;
 constexpr int64_t kTokenProductColumns = 256;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "core/tensor.h"
 
@@ -18,6 +19,17 @@ enum class Transpose { kNo, kYes };
 /// Errors  ArgumentError: shapes or dtypes that do not fit
 void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const TensorView& c,
           Accumulate accumulate, float scale = 1.0f);
+
+/// Writes columns [begin, end) of op(b) to `panel`: [end - begin, K] for b^T, else [K, end -
+/// begin].
+using PanelSource = std::function<void(int64_t begin, int64_t end, const TensorView& panel)>;
+
+/// c [M,N] (+)= a [M,K] * op(b), where b is made panel by panel, small enough for the last cache to
+/// keep, and is never whole in memory (a quantised weight). One panel after another; `b` may use
+/// all threads. Dtypes  a f32 or bf16, panels the same; c f32 or bf16; sums in f32 Exact, errors as
+/// gemm
+void gemm_by_panels(const TensorView& a, const PanelSource& b, Transpose transpose_b,
+                    const TensorView& c, Accumulate accumulate);
 
 /// out [M,N] = y [M,N] + scale * a [M,K] b [N,K]^T, added in f32 and rounded once: a small second
 /// term is not lost between the steps of a bf16 first one.

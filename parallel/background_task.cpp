@@ -1,10 +1,20 @@
 #include "parallel/background_task.h"
 
+#include <time.h>
+
 #include <utility>
 
 #include "core/error.h"
 
 namespace shardtune::parallel {
+
+namespace {
+double thread_cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+}  // namespace
 
 BackgroundTask::~BackgroundTask() {
   {
@@ -37,6 +47,11 @@ void BackgroundTask::wait() {
     std::rethrow_exception(error);
 }
 
+double BackgroundTask::cpu_seconds() {
+  const std::lock_guard lock(mutex_);
+  return cpu_seconds_;
+}
+
 void BackgroundTask::run() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -50,7 +65,9 @@ void BackgroundTask::run() {
     } catch (...) {
       error = std::current_exception();
     }
+    const double cpu_seconds = thread_cpu_seconds();
     lock.lock();
+    cpu_seconds_ = cpu_seconds;
     error_ = error;
     task_ = nullptr;
     condition_.notify_all();

@@ -25,6 +25,8 @@ class BackgroundTask {
   bool running(std::chrono::milliseconds timeout = std::chrono::milliseconds(0));
   /// Waits until nothing is under way; rethrows what the task threw, once.
   void wait();
+  /// Processor time that finished tasks have taken.
+  double cpu_seconds();
 
  private:
   void run();
@@ -34,6 +36,7 @@ class BackgroundTask {
   std::function<void()> task_;  // set while a task waits or runs
   std::exception_ptr error_;
   bool stop_ = false;
+  double cpu_seconds_ = 0.0;
   std::thread thread_;  // from the first start() on
 };
 

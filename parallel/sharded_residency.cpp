@@ -62,6 +62,7 @@ class ShardedResidency final : public UnitResidency {
   void publish_updates() override {}
   void read(ParameterId id, std::span<float> values) override;
   ResidencyMemory memory() const override;
+  double background_cpu_seconds() override { return task_.cpu_seconds(); }
 
  private:
   struct Unit {

@@ -386,6 +386,8 @@ int64_t ShardedParameterStore::num_trainable_elements() const {
   return total;
 }
 
+WalkTimes ShardedParameterStore::walk_times() const { return state_->walk.times(); }
+
 StoreMemory ShardedParameterStore::memory() const {
   const ResidencyMemory held = state_->residency->memory();
   StoreMemory memory;

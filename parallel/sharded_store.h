@@ -129,6 +129,7 @@ class ShardedParameterStore : public ParameterStore {
   int64_t num_trainable_elements() const;
   ZeroStage stage() const { return stage_; }
   StoreMemory memory() const;
+  WalkTimes walk_times() const;
 
  protected:
   void release(UnitId unit) noexcept override;

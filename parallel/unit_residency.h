@@ -32,6 +32,12 @@ struct FrozenStorage {
   io::SwapFile* file = nullptr;
 };
 
+/// Since the start.
+struct WalkTimes {
+  double waited_seconds = 0.0;          // of the thread that works with units, for units and rows
+  double background_cpu_seconds = 0.0;  // processor time of the thread that brings units ahead
+};
+
 struct ResidencyMemory {
   int64_t base_bytes = 0;    // frozen bytes held between walks
   int64_t weight_bytes = 0;  // trainables held between walks: fp32, and bf16 where kept
@@ -69,6 +75,8 @@ class UnitResidency {
   virtual void read(ParameterId id, std::span<float> values) = 0;
 
   virtual ResidencyMemory memory() const = 0;
+  /// WalkTimes::background_cpu_seconds.
+  virtual double background_cpu_seconds() { return 0.0; }
 };
 
 /// Stages 0 to 2, and one rank at any stage: everything whole in memory.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 
 namespace shardtune::parallel {
 
@@ -63,6 +64,14 @@ void UnitWalk::leave_current() {
   current_.reset();
 }
 
+template <typename Bring>
+void UnitWalk::wait_for(const Bring& bring) {
+  const auto start = std::chrono::steady_clock::now();
+  bring();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  waited_seconds_ += elapsed.count();
+}
+
 void UnitWalk::acquire(UnitId unit) {
   int64_t& leases = num_leases(unit);
   if (leases == 0 && unit != current_) {
@@ -70,7 +79,7 @@ void UnitWalk::acquire(UnitId unit) {
       expect(unit);
       leave_current();
     }
-    residency_.acquire(unit);
+    wait_for([&] { residency_.acquire(unit); });
     if (open_) {
       current_ = unit;
       ++next_;
@@ -93,7 +102,7 @@ void UnitWalk::fetch_rows(std::span<const RowFetch> fetches) {
   }
   expect(kFetchRows);
   leave_current();
-  residency_.fetch_rows(fetches);
+  wait_for([&] { residency_.fetch_rows(fetches); });
   ++next_;
   prefetch_next();
 }

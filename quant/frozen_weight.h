@@ -46,7 +46,7 @@ class FrozenWeight {
   void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const {
     matmul_rows(x, 0, out_features_, y, accumulate);
   }
-  /// dx [T,in] (+)= dy [T,out] W. Keeps no dense copy of the weight alive afterwards.
+  /// dx [T,in] (+)= dy [T,out] W. Makes no dense copy of the weight.
   void matmul_transposed(const TensorView& dy, const TensorView& dx, Accumulate accumulate) const {
     matmul_rows_transposed(dy, 0, out_features_, dx, accumulate);
   }

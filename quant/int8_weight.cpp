@@ -1,7 +1,6 @@
 // The int8 weight: codes [out, in] and the absmax of each row.
 #include <algorithm>
 
-#include "core/parallel_for.h"
 #include "quant/formats.h"
 #include "quant/int8.h"
 #include "quant/quantized_weight.h"
@@ -26,22 +25,17 @@ class Int8Weight final : public QuantizedWeight {
   std::vector<ParameterId> components() const override { return {codes_, absmax_}; }
 
   void load(const RowSource& rows) override;
-  void rows(std::span<const int32_t> ids, const TensorView& out) const override;
-  void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const override;
+
+ protected:
+  RowDecoder decoder() const override {
+    return [codes = store_->value(codes_).span<const int8_t>(),
+            absmax = store_->value(absmax_).span<const float>(), columns = in_features()](
+               int64_t row, int64_t begin, int64_t end, const TensorView& out) {
+      int8_dequantize_row(codes.subspan(row * columns + begin, end - begin), absmax[row], out);
+    };
+  }
 
  private:
-  struct Components {
-    std::span<const int8_t> codes;
-    std::span<const float> absmax;
-  };
-  Components resolve() const {
-    return {store_->value(codes_).span<const int8_t>(), store_->value(absmax_).span<const float>()};
-  }
-  void decode_row(const Components& components, int64_t row, const TensorView& out) const {
-    int8_dequantize_row(components.codes.subspan(row * in_features(), in_features()),
-                        components.absmax[row], out);
-  }
-
   ParameterStore* store_;
   ParameterId codes_{};
   ParameterId absmax_{};
@@ -69,26 +63,6 @@ void Int8Weight::load(const RowSource& rows) {
   }
   publish_values(*store_, codes_, codes);
   publish_values(*store_, absmax_, absmax);
-}
-
-void Int8Weight::rows(std::span<const int32_t> ids, const TensorView& out) const {
-  check_matrix(*this, "out", out, std::ssize(ids), in_features());
-  check_row_ids(*this, ids);
-  const Components components = resolve();
-  parallel_for(std::ssize(ids), rows_per_task(in_features()), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      decode_row(components, ids[i], out.rows(i, i + 1));
-  });
-}
-
-void Int8Weight::dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const {
-  check_row_range(*this, begin, end);
-  check_matrix(*this, "out", out, end - begin, in_features());
-  const Components components = resolve();
-  parallel_for(end - begin, rows_per_task(in_features()), [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r)
-      decode_row(components, begin + r, out.rows(r, r + 1));
-  });
 }
 }  // namespace
 

@@ -2,7 +2,6 @@
 // double_quant, in 8 bits. Blocks run across rows when block_size does not divide in_features.
 #include <algorithm>
 
-#include "core/parallel_for.h"
 #include "quant/double_quant.h"
 #include "quant/formats.h"
 #include "quant/nf4.h"
@@ -43,8 +42,14 @@ class Nf4Weight final : public QuantizedWeight {
   }
 
   void load(const RowSource& rows) override;
-  void rows(std::span<const int32_t> ids, const TensorView& out) const override;
-  void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const override;
+
+ protected:
+  RowDecoder decoder() const override {
+    return [view = resolve(), columns = in_features()](int64_t row, int64_t begin, int64_t,
+                                                       const TensorView& out) {
+      nf4_dequantize(view, row * columns + begin, out);
+    };
+  }
 
  private:
   ParameterId declare(const char* component, DType dtype, int64_t count) {
@@ -146,25 +151,6 @@ Nf4View Nf4Weight::resolve() const {
     view.absmax.absmax = store_->value(absmax_).data<const float>();
   }
   return view;
-}
-
-void Nf4Weight::rows(std::span<const int32_t> ids, const TensorView& out) const {
-  check_matrix(*this, "out", out, std::ssize(ids), in_features());
-  check_row_ids(*this, ids);
-  const Nf4View view = resolve();
-  parallel_for(std::ssize(ids), rows_per_task(in_features()), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      nf4_dequantize(view, ids[i] * in_features(), out.rows(i, i + 1));
-  });
-}
-
-void Nf4Weight::dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const {
-  check_row_range(*this, begin, end);
-  check_matrix(*this, "out", out, end - begin, in_features());
-  const Nf4View view = resolve();
-  parallel_for(end - begin, rows_per_task(in_features()), [&](int64_t first, int64_t last) {
-    nf4_dequantize(view, (begin + first) * in_features(), out.rows(first, last));
-  });
 }
 }  // namespace
 

@@ -39,11 +39,9 @@ void Loop::run(const std::function<int()>& signal) {
   double seconds = 0.0;
   stop_if_asked(first_step_, signal);
   for (int64_t done = first_step_ + 1; done <= job_.last_step; ++done) {
-    const auto start = std::chrono::steady_clock::now();
     const StepResult step = run_step(done - 1);
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     tokens += step.num_tokens;
-    seconds += elapsed.count();
+    seconds += times_.seconds;
     result_.steps = done;
     result_.final_loss = step.loss;
     result_.tokens_per_second = static_cast<double>(tokens) / seconds;
@@ -57,7 +55,7 @@ void Loop::run(const std::function<int()>& signal) {
       evaluate();
     }
     if (evaluated || is_last || is_due(done, job_.config.logging.logging_steps)) {
-      log(done, step, elapsed.count(), evaluated);
+      log(done, step, evaluated);
       if (job_.comm.rank() == 0)
         progress.show({done, step.loss, step.learning_rate, result_.tokens_per_second});
     }
@@ -76,7 +74,14 @@ void Loop::run(const std::function<int()>& signal) {
 
 StepResult Loop::run_step(int64_t step) {
   try {
-    return train_step(job_, step);
+    const auto start = std::chrono::steady_clock::now();
+    const parallel::WalkTimes before = job_.store->walk_times();
+    const StepResult result = train_step(job_, step);
+    const parallel::WalkTimes after = job_.store->walk_times();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    times_ = {elapsed.count(), after.waited_seconds - before.waited_seconds,
+              after.background_cpu_seconds - before.background_cpu_seconds};
+    return result;
   } catch (const InterruptedStep& error) {
     log_error(std::string(error.what()) + " Step " + std::to_string(step + 1) +
               " was not finished; saving the state before it.");
@@ -100,19 +105,21 @@ void Loop::evaluate() {
            " tokens of " + std::to_string(loss.num_samples) + " samples");
 }
 
-void Loop::log(int64_t step, const StepResult& result, double seconds, bool evaluated) {
+void Loop::log(int64_t step, const StepResult& result, bool evaluated) {
   const int64_t peak = job_.comm.all_reduce_max(peak_rss_bytes());
   result_.peak_rss_bytes = peak;
   if (job_.comm.rank() != 0)
     return;
-  std::string line =
-      "{\"step\": " + std::to_string(step) + ", \"loss\": " + number(result.loss) +
-      ", \"grad_norm\": " + number(result.grad_norm) +
-      ", \"learning_rate\": " + number(result.learning_rate) +
-      ", \"tokens\": " + std::to_string(result.num_tokens) +
-      ", \"tokens_per_second\": " + number(static_cast<double>(result.num_tokens) / seconds) +
-      ", \"step_time_ms\": " + number(seconds * 1e3) +
-      ", \"peak_rss_bytes\": " + std::to_string(peak) + ", \"limit_fraction\": null";
+  std::string line = "{\"step\": " + std::to_string(step) + ", \"loss\": " + number(result.loss) +
+                     ", \"grad_norm\": " + number(result.grad_norm) +
+                     ", \"learning_rate\": " + number(result.learning_rate) +
+                     ", \"tokens\": " + std::to_string(result.num_tokens) +
+                     ", \"tokens_per_second\": " +
+                     number(static_cast<double>(result.num_tokens) / times_.seconds) +
+                     ", \"step_time_ms\": " + number(times_.seconds * 1e3) +
+                     ", \"unit_wait_ms\": " + number(times_.waited_seconds * 1e3) +
+                     ", \"prefetch_cpu_ms\": " + number(times_.prefetch_cpu_seconds * 1e3) +
+                     ", \"peak_rss_bytes\": " + std::to_string(peak) + ", \"limit_fraction\": null";
   if (evaluated)
     line += ", \"eval_loss\": " + number(result_.eval_loss);
   try {

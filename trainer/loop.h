@@ -33,7 +33,7 @@ class Loop {
  private:
   /// train_step(); where it was interrupted, saves what the steps before it made. Collective.
   StepResult run_step(int64_t step);
-  void log(int64_t step, const StepResult& result, double seconds, bool evaluated);
+  void log(int64_t step, const StepResult& result, bool evaluated);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);
   void take_save(const std::optional<SaveResult>& result);
@@ -46,6 +46,12 @@ class Loop {
   int64_t saved_step_;  // newest step that a resume would find
   CheckpointSaver saver_;
   TrainResult result_;
+  /// Of the last step, on this rank.
+  struct {
+    double seconds = 0.0;
+    double waited_seconds = 0.0;        // for units: gathers, NVMe
+    double prefetch_cpu_seconds = 0.0;  // of the thread that brings them ahead
+  } times_;
 };
 
 }  // namespace shardtune::trainer

@@ -77,6 +77,67 @@ void check_onto(const Case& c, DType input, DType output) {
       describe(c, Transpose::kYes, input, output, Accumulate::kYes) + " onto");
 }
 
+PanelSource panels_of(const Tensor& b, Transpose transpose) {
+  return [&b, transpose](int64_t begin, int64_t end, const TensorView& panel) {
+    const int64_t columns = end - begin;
+    for (int64_t i = 0; i < panel.numel(); ++i) {
+      const int64_t from = transpose == Transpose::kYes
+                               ? begin * b.dim(1) + i
+                               : i / columns * b.dim(1) + begin + i % columns;
+      store_element(panel, i, load_element(b, from));
+    }
+  };
+}
+
+void check_panels(const Case& c, Transpose transpose, DType input, DType output,
+                  Accumulate accumulate) {
+  const Tensor a = random_tensor({c.m, c.k}, input, 1);
+  const Tensor b = random_tensor(shape_of_b(c, transpose), input, 2);
+  const Tensor start = random_tensor({c.m, c.n}, output, 3);
+  const Tensor found = start.clone(), expected = start.clone();
+  const Tensor magnitude(start.shape(), DType::kFloat32);
+  gemm_by_panels(a, panels_of(b, transpose), transpose, found, accumulate);
+  gemm(a, b, transpose, expected, accumulate);
+  gemm_reference(absolute(a), absolute(b), transpose, magnitude, Accumulate::kNo, 1.0f);
+  // Both are sums of k products in f32, in orders of their own, rounded once more.
+  const double factor = 2.0 * static_cast<double>(c.k + 3) * kRoundoffF32;
+  expect_within(
+      found, expected,
+      [&](int64_t i, double e) {
+        return factor * (magnitude.data<float>()[i] + std::abs(e)) +
+               2.02 * roundoff(output) * std::abs(e) + 1e-37;
+      },
+      describe(c, transpose, input, output, accumulate) + " by panels");
+}
+
+// In the last two cases b is more than one panel, with a remainder.
+TEST(GemmByPanels, EqualsTheProductWithTheWholeMatrix) {
+  std::vector<Case> cases = kCases;
+  cases.push_back({3, 1100, 2100});
+  cases.push_back({140, 900, 3000});
+  for (const Case& c : cases)
+    for (const Transpose transpose : {Transpose::kNo, Transpose::kYes})
+      for (const DType input : {DType::kFloat32, DType::kBFloat16})
+        for (const Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes})
+          check_panels(c, transpose, input, input, accumulate);
+  check_panels({7, 70, 50}, Transpose::kYes, DType::kFloat32, DType::kBFloat16, Accumulate::kYes);
+  check_panels({7, 70, 50}, Transpose::kNo, DType::kBFloat16, DType::kFloat32, Accumulate::kNo);
+}
+
+TEST(GemmByPanels, SameBitsAtAnyThreadCount) {
+  const Tensor a = random_tensor({130, 2100}, DType::kFloat32, 1);
+  const Tensor b = random_tensor({1100, 2100}, DType::kFloat32, 2);
+  expect_same_bits_at_any_thread_count(
+      [&] {
+        std::vector<Tensor> outputs;
+        outputs.emplace_back(Shape{130, 1100}, DType::kFloat32);
+        gemm_by_panels(a, panels_of(b, Transpose::kYes), Transpose::kYes, outputs[0],
+                       Accumulate::kNo);
+        return outputs;
+      },
+      "gemm_by_panels");
+}
+
 TEST(GemmOnto, EqualsTheReferenceOnOddShapesAndAllDtypes) {
   for (const Case& c : kCases)
     for (const DType input : {DType::kFloat32, DType::kBFloat16})

@@ -53,8 +53,9 @@ TEST(Train, LearnsAndWritesTheRunDirectory) {
   for (std::string line; std::getline(lines, line);)
     metrics.push_back(io::parse_json(line, "metrics.jsonl"));
   ASSERT_EQ(metrics.size(), 10u);
-  for (const char* key : {"step", "loss", "grad_norm", "learning_rate", "tokens",
-                          "tokens_per_second", "step_time_ms", "peak_rss_bytes", "limit_fraction"})
+  for (const char* key :
+       {"step", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second", "step_time_ms",
+        "unit_wait_ms", "prefetch_cpu_ms", "peak_rss_bytes", "limit_fraction"})
     EXPECT_NE(metrics[0].find(key), nullptr) << key;
   EXPECT_EQ(metrics[0].find("step")->as_integer(), 3);
   EXPECT_LT(metrics.back().find("loss")->as_number(), 0.7 * metrics[0].find("loss")->as_number());

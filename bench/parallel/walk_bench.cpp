@@ -1,0 +1,73 @@
+// What bringing units costs with nothing computed in between: the walk of a micro-batch of a real
+// configuration (gathers of stage 3, reads of offload_param), as a rank without a micro-batch goes
+// through it. The comm-only term of the overlap formula (PERFORMANCE section 2).
+//   mpirun -n N build/release/bench/parallel/walk_bench CONFIG.yaml [WALKS]
+// Prints one JSON line on rank 0: seconds per walk (the slowest rank's) and rank 0's processor time
+// of the prefetch thread.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "core/error.h"
+#include "core/parallel_for.h"
+#include "core/rng.h"
+#include "parallel/communicator.h"
+#include "trainer/config.h"
+#include "trainer/job.h"
+#include "trainer/non_finite.h"
+
+namespace {
+
+using namespace shardtune;
+
+int run(parallel::Communicator& comm, const char* path, int num_walks) {
+  const trainer::RunConfig config = trainer::load_config(path, {});
+  if (config.parallel.threads > 0)
+    set_num_threads(static_cast<int>(config.parallel.threads));
+  trainer::Job job(config, comm);
+  trainer::check_inputs(job);
+  trainer::agree_on_base(job);
+  trainer::load(job);
+
+  std::vector<double> seconds;
+  double cpu_seconds = 0.0;
+  for (int i = -1; i < num_walks; ++i) {  // the first one warms up
+    comm.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    const double before = job.store->walk_times().background_cpu_seconds;
+    trainer::replay_micro_batch(job);
+    comm.barrier();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    if (i < 0)
+      continue;
+    seconds.push_back(elapsed.count());
+    cpu_seconds += job.store->walk_times().background_cpu_seconds - before;
+  }
+  std::ranges::sort(seconds);
+  if (comm.rank() == 0)
+    std::printf(
+        "{\"walks\": %d, \"median_ms\": %.3f, \"least_ms\": %.3f, \"most_ms\": %.3f, "
+        "\"prefetch_cpu_ms\": %.3f}\n",
+        num_walks, seconds[seconds.size() / 2] * 1e3, seconds.front() * 1e3, seconds.back() * 1e3,
+        cpu_seconds / num_walks * 1e3);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: walk_bench CONFIG.yaml [WALKS]\n");
+    return 64;
+  }
+  const auto comm = parallel::make_mpi_communicator();
+  try {
+    return run(*comm, argv[1], argc > 2 ? std::max(std::atoi(argv[2]), 1) : 9);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    comm->abort(static_cast<int>(error.exit_code()));
+    return static_cast<int>(error.exit_code());
+  }
+}
