@@ -1,6 +1,7 @@
 // Runs a list of trainings one after another on the ranks that it was started with, as
 // `shardtune train` would: alone, or under mpirun. MPI's start is paid once for all of them.
 //   run_list CONFIG.yaml LIST     LIST: one training a line, the overrides of --set between tabs
+// Says for each from which step it went on (-1: from the start), and at the end on what it ran.
 #include <cstdio>
 #include <sstream>
 
@@ -31,8 +32,11 @@ int run_all(parallel::Communicator& comm, const std::string& config, const std::
   options.identity = "test";
   options.catch_signals = false;
   options.swap.measured_bytes = 1 << 16;
-  for (const std::string& line : split(io::read_text_file(list, 1 << 24), '\n'))
-    train(load_config(config, split(line, '\t')), comm, options);
+  for (const std::string& line : split(io::read_text_file(list, 1 << 24), '\n')) {
+    const TrainResult result = train(load_config(config, split(line, '\t')), comm, options);
+    if (comm.rank() == 0)
+      std::printf("from step %lld\n", static_cast<long long>(result.resumed_from));
+  }
   if (comm.rank() == 0)
     std::printf("%d %s ranks\n", comm.world_size(), std::string(comm.backend()).c_str());
   return 0;

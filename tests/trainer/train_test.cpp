@@ -8,11 +8,13 @@
 #include "core/error.h"
 #include "io/safetensors.h"
 #include "tests/trainer/small_run.h"
+#include "tests/trainer/whole_checkpoint.h"
 #include "trainer/checkpoint.h"
 
 namespace shardtune::trainer {
 namespace {
 
+using testing::read_checkpoint;
 using testing::read_text;
 using testing::SmallRun;
 using testing::write_text;
