@@ -3,6 +3,7 @@
 // states are those of a run that nobody interrupted. Ranks are processes under mpirun. And how much
 // of a checkpoint a rank reads for it.
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <numeric>
@@ -89,6 +90,7 @@ TEST(ElasticResume, AnyRanksStageAndOffloadToAnyOther) {
       resuming[target.ranks].push_back({name, target.overrides(small)});
     }
   }
+  size_t num_resumes = 0;
   for (const auto& [ranks, runs] : resuming) {
     ASSERT_NO_FATAL_FAILURE(testing::run_list(small, ranks, runs, testing::Start::kFromStep2));
     for (const ListedRun& run : runs) {
@@ -99,7 +101,9 @@ TEST(ElasticResume, AnyRanksStageAndOffloadToAnyOther) {
                     read_text(small.path("whole") / "checkpoint-4" / file))
             << run.output << " " << file;
     }
+    num_resumes += runs.size();
   }
+  std::printf("report: %zu resumes from %zu sources\n", num_resumes, std::size(kSources));
 }
 
 class ReadsPerRank : public ::testing::TestWithParam<Place> {};
