@@ -112,6 +112,21 @@ class KillTest : public ::testing::TestWithParam<int> {
     return killed;
   }
 
+  /// A random instant of a run that takes `time`: anywhere in it, or soon after its first save
+  /// began, since the start takes longer than all saves together.
+  void wait_for_the_instant(uint64_t round, const std::string& word,
+                            std::chrono::duration<double> time) const {
+    const double uniform = rng_.uniform(round);
+    if (round % 3 == 0) {
+      std::this_thread::sleep_for(uniform * time);
+      return;
+    }
+    const auto end = Clock::now() + 2 * time;
+    while (!was_saving(folder_.path(word)) && Clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    std::this_thread::sleep_for(uniform * std::chrono::milliseconds(300));
+  }
+
   ProgramFolder folder_;
   CounterRng rng_{mix_key(13, {static_cast<uint64_t>(GetParam())})};
 };
@@ -135,7 +150,7 @@ TEST_P(KillTest, LosesNothingThatWasCommitted) {
       committed = 0;
     }
     std::thread run([&] { folder_.shell(command(start_of(round), word)); });
-    std::this_thread::sleep_for(rng_.uniform(round) * time);
+    wait_for_the_instant(round, word, time);
     const bool killed = kill_some(word, round);
     run.join();
     kills += killed ? 1 : 0;

@@ -61,7 +61,7 @@ std::vector<Place> targets_of(size_t source) {
   const std::vector<Place> all = targets();
   const char* scale = std::getenv("SHARDTUNE_TEST_SCALE");
   const size_t divisor = scale == nullptr ? 20 : static_cast<size_t>(std::max(std::atoi(scale), 1));
-  const size_t count = std::max<size_t>(all.size() / divisor, 2);
+  const size_t count = std::max<size_t>(all.size() / divisor, 5);
   std::vector<Place> chosen;
   for (size_t k = 0; k < count; ++k)
     chosen.push_back(all[(source * 7 + k * all.size() / count) % all.size()]);
