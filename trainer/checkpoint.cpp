@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
-#include "core/checked.h"
 #include "core/log.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -13,9 +13,6 @@
 namespace shardtune::trainer {
 namespace {
 
-constexpr const char* kAdapterFile = "adapter.safetensors";
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kStateFile = "state.json";
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr std::string_view kPartial = ".partial";    // being written
 constexpr std::string_view kReplaced = ".replaced";  // moved aside until its successor is there
@@ -69,20 +66,42 @@ void write_tensors(const fs::path& path, const std::vector<NamedTensor>& tensors
   io::write_safetensors(path, std::move(list));
 }
 
-std::vector<NamedTensor> read_tensors(const fs::path& path) {
-  const auto source = io::open_safetensors(path);
-  std::vector<NamedTensor> tensors;
-  for (const io::TensorInfo& info : source->tensors()) {
-    const auto numel = try_numel(info.shape);
-    if (info.dtype != "F32" || !numel)
-      throw DataError(source->describe(info) + ": expected F32, found " + info.dtype + ".");
-    NamedTensor& tensor = tensors.emplace_back();
-    tensor.name = info.name;
-    tensor.shape = info.shape;
-    tensor.values.resize(static_cast<size_t>(*numel));
-    source->read_float32(info, 0, *numel, tensor.values.data());
+[[noreturn]] void throw_different(const fs::path& what) {
+  throw CorruptBlockError(what.string() +
+                          ": read back other bytes than were written; nothing was saved. Check "
+                          "the disk.");
+}
+
+/// Before it is committed: the file holds these tensors with their shapes and bytes.
+void compare_tensors(const fs::path& path, const std::vector<NamedTensor>& tensors) {
+  std::unique_ptr<io::TensorSource> source;
+  try {
+    source = io::open_safetensors(path);
+  } catch (const DataError&) {
+    throw_different(path);
   }
-  return tensors;
+  for (const NamedTensor& tensor : tensors) {
+    const io::TensorInfo* info = source->find(tensor.name);
+    const auto written = std::as_bytes(std::span<const float>(tensor.values));
+    const bool is_equal = info != nullptr && info->dtype == "F32" && info->shape == tensor.shape &&
+                          std::ranges::equal(source->bytes(*info), written);
+    if (!is_equal)
+      throw_different(path.string() + ": " + tensor.name);
+    source->drop(*info);
+  }
+}
+
+/// An adapter of zeros only is a sign that nothing was trained.
+void check_norm(const std::vector<NamedTensor>& adapter) {
+  double square_sum = 0.0;
+  for (const NamedTensor& tensor : adapter) {
+    for (const float value : tensor.values)
+      square_sum += static_cast<double>(value) * value;
+  }
+  if (!(square_sum > 0.0) || !std::isfinite(square_sum))
+    throw ArgumentError("checkpoint: adapter: expected a norm above 0 and finite, found " +
+                        std::to_string(std::sqrt(square_sum)) +
+                        "; nothing was saved. Go on from an earlier checkpoint.");
 }
 
 std::string to_hex(const std::string& bytes) {
@@ -93,22 +112,6 @@ std::string to_hex(const std::string& bytes) {
     hex += kDigits[static_cast<uint8_t>(c) & 15];
   }
   return hex;
-}
-
-std::string from_hex(const std::string& hex, const std::string& where) {
-  const auto digit = [&](char c) {
-    if (c >= '0' && c <= '9')
-      return c - '0';
-    if (c >= 'a' && c <= 'f')
-      return c - 'a' + 10;
-    throw DataError(where + ": expected hexadecimal text");
-  };
-  if (hex.size() % 2 != 0)
-    throw DataError(where + ": expected an even number of hexadecimal digits");
-  std::string bytes;
-  for (size_t i = 0; i < hex.size(); i += 2)
-    bytes += static_cast<char>(digit(hex[i]) * 16 + digit(hex[i + 1]));
-  return bytes;
 }
 
 std::string state_text(const Checkpoint& checkpoint) {
@@ -126,27 +129,6 @@ std::string state_text(const Checkpoint& checkpoint) {
   return json.dump(2) + "\n";
 }
 
-void read_state(const fs::path& path, Checkpoint& checkpoint) {
-  const io::Json json = io::read_json_file(path.string());
-  const io::JsonReader reader(json, path.string());
-  checkpoint.step = reader.integer("step");
-  checkpoint.identity = reader.string_or("identity", "");
-  for (const char* member : {"config", "hook_state"}) {
-    const io::Json* object = json.find(member);
-    if (object == nullptr || !object->is_object())
-      throw DataError(path.string() + ": " + member + ": expected an object");
-    const bool is_config = std::string_view(member) == "config";
-    for (const auto& [key, value] : object->as_object()) {
-      if (!value.is_string())
-        throw DataError(path.string() + ": " + member + "." + key + ": expected a string");
-      if (is_config)
-        checkpoint.config.emplace_back(key, value.as_string());
-      else
-        checkpoint.hook_state.push_back({key, from_hex(value.as_string(), path.string())});
-    }
-  }
-}
-
 int64_t bytes_of(const Checkpoint& checkpoint) {
   int64_t total = 1 << 20;  // headers, state and manifest
   for (const auto* list : {&checkpoint.adapter, &checkpoint.optimizer}) {
@@ -157,13 +139,19 @@ int64_t bytes_of(const Checkpoint& checkpoint) {
 }
 
 void write_files(const fs::path& partial, const Checkpoint& checkpoint) {
+  check_norm(checkpoint.adapter);
   io::create_folders(partial);
   write_tensors(partial / kAdapterFile, checkpoint.adapter);
+  compare_tensors(partial / kAdapterFile, checkpoint.adapter);
   write_tensors(partial / kOptimizerFile, checkpoint.optimizer);
+  compare_tensors(partial / kOptimizerFile, checkpoint.optimizer);
   {
+    const std::string text = state_text(checkpoint);
     io::FileWriter writer(partial / kStateFile);
-    writer.write(state_text(checkpoint));
+    writer.write(text);
     writer.commit();
+    if (io::read_text_file(partial / kStateFile, static_cast<int64_t>(text.size())) != text)
+      throw_different(partial / kStateFile);
   }
   Manifest manifest;
   manifest.step = checkpoint.step;
@@ -173,6 +161,11 @@ void write_files(const fs::path& partial, const Checkpoint& checkpoint) {
   for (const char* name : {kAdapterFile, kOptimizerFile, kStateFile})
     manifest.files.push_back(describe_file(partial, name));
   write_manifest(partial, manifest);
+  try {
+    read_manifest(partial);
+  } catch (const DataError&) {
+    throw_different(partial / kManifestFile);
+  }
   io::fsync_folder(partial);
 }
 
@@ -225,26 +218,6 @@ fs::path commit_checkpoint(const fs::path& output_dir, int64_t step) {
   if (replaces)
     remove_folder(replaced);
   return folder;
-}
-
-Checkpoint read_checkpoint(const fs::path& folder) {
-  std::error_code error;
-  if (!fs::is_directory(folder, error)) {
-    throw MissingInputError(folder.string() +
-                            ": expected a checkpoint folder, found none. Give a path such as "
-                            "runs/NAME/checkpoint-50.");
-  }
-  const Manifest manifest = verify_folder(folder);
-  Checkpoint checkpoint;
-  checkpoint.seed = manifest.seed;
-  checkpoint.config_sha256 = manifest.config_sha256;
-  checkpoint.base_sha256 = manifest.base_sha256;
-  read_state(folder / kStateFile, checkpoint);
-  if (checkpoint.step != manifest.step || checkpoint.step < 0)
-    throw DataError(folder.string() + ": state.json and manifest.json name different steps.");
-  checkpoint.adapter = read_tensors(folder / kAdapterFile);
-  checkpoint.optimizer = read_tensors(folder / kOptimizerFile);
-  return checkpoint;
 }
 
 std::vector<std::pair<int64_t, fs::path>> list_checkpoints(const fs::path& output_dir) {

@@ -24,7 +24,12 @@ struct NamedTensor {
   std::vector<float> values;
 };
 
-struct Checkpoint {
+inline constexpr const char* kAdapterFile = "adapter.safetensors";
+inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
+inline constexpr const char* kStateFile = "state.json";
+
+/// What every rank knows of a checkpoint.
+struct CheckpointState {
   int64_t step = 0;  // optimizer steps done
   uint64_t seed = 0;
   std::string config_sha256;
@@ -32,18 +37,22 @@ struct Checkpoint {
   std::string identity;                                     // of the program that wrote it
   std::vector<std::pair<std::string, std::string>> config;  // resume_keys()
   std::vector<models::NamedState> hook_state;
+};
+
+/// A whole one, as rank 0 writes it; checkpoint_reader.h reads.
+struct Checkpoint : CheckpointState {
   std::vector<NamedTensor> adapter;
   std::vector<NamedTensor> optimizer;  // "<tensor>.<state>"
 };
 
-/// Writes checkpoint-<step>.partial with its manifest; everything in it is durable on return. One
-/// rank calls it. WriteError: not writable or disk full; nothing is left behind.
+/// Writes checkpoint-<step>.partial with its manifest; everything in it is durable on return, and
+/// its tensors were read back and compared in shape and bytes. One rank calls it. Whatever the
+/// error, nothing is left behind.
+/// Errors  WriteError: not writable or disk full; ArgumentError: the adapter is all zeros, so
+///         nothing was trained; CorruptBlockError: read back different
 fs::path write_partial_checkpoint(const fs::path& output_dir, const Checkpoint& checkpoint);
 /// Renames it to checkpoint-<step>. A folder of that name is moved aside first and removed after.
 fs::path commit_checkpoint(const fs::path& output_dir, int64_t step);
-
-/// Verifies the manifest, then reads. Errors as verify_folder().
-Checkpoint read_checkpoint(const fs::path& folder);
 
 /// Folders named checkpoint-<step> (no links), newest first.
 std::vector<std::pair<int64_t, fs::path>> list_checkpoints(const fs::path& output_dir);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/checked.h"
 #include "core/error.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -47,15 +48,18 @@ io::Json to_json(const Manifest& manifest) {
   return json;
 }
 
+std::string digest_of(const io::Json& body) { return io::sha256_hex(io::as_bytes(body.dump())); }
+
 /// The text of manifest.json: the body and the checksum of the body's own text.
 std::string sealed_text(const io::Json& body) {
   io::Json sealed = io::Json::object();
   sealed.set("manifest", body);
-  sealed.set("sha256", io::sha256_hex(io::as_bytes(body.dump())));
+  sealed.set("sha256", digest_of(body));
   return sealed.dump() + "\n";
 }
 
-ManifestFile parse_file(const io::Json& entry, const std::string& name) {
+ManifestFile parse_file(const io::Json& entry, const fs::path& path) {
+  const std::string name = path.string();
   const io::JsonReader reader(entry, name);
   ManifestFile file;
   file.name = reader.string("name");
@@ -69,10 +73,22 @@ ManifestFile parse_file(const io::Json& entry, const std::string& name) {
       throw DataError(name + ": crc32c: expected an array of integers");
     file.crc32c.push_back(static_cast<uint32_t>(crc.as_integer()));
   }
+  if (file.size < 0 ||
+      static_cast<int64_t>(file.crc32c.size()) != ceil_div(file.size, kManifestBlockBytes))
+    damaged(path, file.name + ": the manifest lists another number of blocks than its size has");
   return file;
 }
 
-Manifest parse_manifest(const fs::path& path) {
+}  // namespace
+
+Manifest read_manifest(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
+    throw MissingInputError(folder.string() +
+                            ": expected a checkpoint folder, found none. Give a path such as "
+                            "runs/NAME/checkpoint-50.");
+  }
+  const fs::path path = folder / kManifestFile;
   const std::string text = io::read_text_file(path, kMaxManifestBytes);
   const std::string name = path.string();
   const io::Json sealed = io::parse_json(text, name);
@@ -95,25 +111,33 @@ Manifest parse_manifest(const fs::path& path) {
   if (files == nullptr || !files->is_array())
     damaged(path, "expected an array 'files'");
   for (const io::Json& entry : files->as_array())
-    manifest.files.push_back(parse_file(entry, name));
+    manifest.files.push_back(parse_file(entry, path));
+  manifest.sha256 = digest_of(*body);
   return manifest;
 }
 
+void check_size(const fs::path& path, const ManifestFile& expected, int64_t size) {
+  if (size != expected.size) {
+    damaged(path,
+            "expected " + std::to_string(expected.size) + " bytes, found " + std::to_string(size));
+  }
+}
+
+void check_block(const fs::path& path, const ManifestFile& expected, int64_t index, uint32_t crc) {
+  const uint32_t listed = expected.crc32c[static_cast<size_t>(index)];
+  if (crc != listed) {
+    damaged(path, "block " + std::to_string(index) + " (from byte " +
+                      std::to_string(index * kManifestBlockBytes) + "): expected CRC-32C " +
+                      hex32(listed) + ", found " + hex32(crc));
+  }
+}
+
+namespace {
+
 void compare_file(const fs::path& path, const ManifestFile& expected, const ManifestFile& found) {
-  if (found.size != expected.size) {
-    damaged(path, "expected " + std::to_string(expected.size) + " bytes, found " +
-                      std::to_string(found.size));
-  }
-  if (found.crc32c.size() != expected.crc32c.size())
-    damaged(path, "the manifest lists another number of blocks");
-  for (size_t i = 0; i < found.crc32c.size(); ++i) {
-    if (found.crc32c[i] != expected.crc32c[i]) {
-      damaged(path, "block " + std::to_string(i) + " (from byte " +
-                        std::to_string(static_cast<int64_t>(i) * kManifestBlockBytes) +
-                        "): expected CRC-32C " + hex32(expected.crc32c[i]) + ", found " +
-                        hex32(found.crc32c[i]));
-    }
-  }
+  check_size(path, expected, found.size);
+  for (size_t i = 0; i < found.crc32c.size(); ++i)
+    check_block(path, expected, static_cast<int64_t>(i), found.crc32c[i]);
   if (found.sha256 != expected.sha256)
     damaged(path, "expected SHA-256 " + expected.sha256 + ", found " + found.sha256);
 }
@@ -157,7 +181,7 @@ void write_manifest(const fs::path& folder, const Manifest& manifest) {
 }
 
 Manifest verify_folder(const fs::path& folder) {
-  const Manifest manifest = parse_manifest(folder / kManifestFile);
+  const Manifest manifest = read_manifest(folder);
   refuse_unlisted(folder, manifest);
   for (const ManifestFile& file : manifest.files) {
     const fs::path path = io::join_untrusted(folder, file.name, kManifestFile);

@@ -1,7 +1,6 @@
 #include "trainer/optimizer_states.h"
 
 #include <algorithm>
-#include <map>
 
 namespace shardtune::trainer {
 namespace {
@@ -13,26 +12,6 @@ NamedTensor tensor_like(const ParameterSpec& spec, const std::string& name) {
   return {name,
           {extents.begin(), extents.end()},
           std::vector<float>(static_cast<size_t>(spec.shape.numel()))};
-}
-
-std::map<std::string, const NamedTensor*> by_name(const std::vector<NamedTensor>& tensors) {
-  std::map<std::string, const NamedTensor*> map;
-  for (const NamedTensor& tensor : tensors)
-    map.emplace(tensor.name, &tensor);
-  return map;
-}
-
-const NamedTensor& find(const std::map<std::string, const NamedTensor*>& tensors,
-                        const std::string& name, const Shape& shape) {
-  const auto it = tensors.find(name);
-  if (it == tensors.end())
-    throw DataError("checkpoint: " + name + ": expected the tensor, found none.");
-  const auto extents = shape.extents();
-  if (!std::equal(extents.begin(), extents.end(), it->second->shape.begin(),
-                  it->second->shape.end()))
-    throw DataError("checkpoint: " + name + ": expected " + shape.to_string() +
-                    ", found another shape. Use the configuration the checkpoint was made with.");
-  return *it->second;
 }
 
 std::vector<StateSwap::Segment> segments_of(ShardedParameterStore& store) {
@@ -163,25 +142,29 @@ void OptimizerStates::gather_tensor(parallel::Communicator& comm, ParameterId id
   comm.exchange(sends, receives, DType::kFloat32);
 }
 
-void OptimizerStates::restore(const std::vector<NamedTensor>& tensors) {
-  const auto map = by_name(tensors);
+std::vector<std::string> OptimizerStates::tensor_names(ParameterId id) const {
+  std::vector<std::string> names;
+  for (const std::string& state : names_)
+    names.push_back(store_.spec(id).name + "." + state);
+  return names;
+}
+
+void OptimizerStates::restore(const ElementReader& read) {
   const auto ranges = store_.segments();
-  const auto saved = [&](size_t segment, size_t state) -> const float* {
-    const ParameterSpec& spec = store_.spec(ranges[segment].id);
-    const NamedTensor& tensor = find(map, spec.name + "." + names_[state], spec.shape);
-    return tensor.values.data() + ranges[segment].begin;
+  const auto fill = [&](size_t segment, int64_t begin, std::span<const std::span<float>> states) {
+    const auto& range = ranges[segment];
+    const std::vector<std::string> names = tensor_names(range.id);
+    for (size_t s = 0; s < names.size(); ++s)
+      read(range.id, names[s], range.begin + begin, states[s]);
   };
   if (swap_ != nullptr) {
     swap_->overwrite([&](const StateSwap::Piece& piece, std::span<const std::span<float>> states) {
-      for (size_t s = 0; s < states.size(); ++s)
-        std::copy_n(saved(piece.segment, s) + piece.begin, states[s].size(), states[s].begin());
+      fill(piece.segment, piece.begin, states);
     });
     return;
   }
-  for (size_t i = 0; i < ranges.size(); ++i) {
-    for (size_t s = 0; s < names_.size(); ++s)
-      std::copy_n(saved(i, s), states_[i][s].size(), states_[i][s].begin());
-  }
+  for (size_t i = 0; i < ranges.size(); ++i)
+    fill(i, 0, std::vector<std::span<float>>(states_[i].begin(), states_[i].end()));
 }
 
 int64_t OptimizerStates::num_bytes() const {
@@ -207,16 +190,9 @@ std::vector<NamedTensor> read_trainables(ShardedParameterStore& store,
   return tensors;
 }
 
-void restore_trainables(ShardedParameterStore& store, const std::vector<NamedTensor>& tensors) {
-  const auto map = by_name(tensors);
-  const auto trainables = store.trainables();
-  if (map.size() != trainables.size()) {
-    throw DataError("checkpoint: expected " + std::to_string(trainables.size()) +
-                    " adapter tensors, found " + std::to_string(map.size()) + ".");
-  }
-  for (const ParameterId id : trainables)
-    store.write(id, 0, find(map, store.spec(id).name, store.spec(id).shape).values);
-  store.publish_updates();
+void restore_trainables(ShardedParameterStore& store, const ElementReader& read) {
+  for (const auto& segment : store.segments())
+    read(segment.id, store.spec(segment.id).name, segment.begin, segment.parameter);
 }
 
 }  // namespace shardtune::trainer

@@ -1,9 +1,10 @@
 // The optimizer's states over the ranges that this rank updates, in memory or, with
-// offload_optimizer, in a StateSwap. Checkpoints see whole tensors: gather() brings the ranges of
-// all ranks together, restore() takes this rank's out again.
+// offload_optimizer, in a StateSwap. Checkpoints hold whole tensors: gather() brings the ranges of
+// all ranks together, restore() asks for this rank's alone.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,11 @@
 #include "trainer/state_swap.h"
 
 namespace shardtune::trainer {
+
+/// Where a resume takes values from: fills `values` with the elements from `begin` on of the
+/// checkpoint's tensor `name`, which belongs to the trainable `id`.
+using ElementReader = std::function<void(ParameterId id, const std::string& name, int64_t begin,
+                                         std::span<float> values)>;
 
 class OptimizerStates {
  public:
@@ -34,8 +40,10 @@ class OptimizerStates {
 
   /// Whole states of all trainables on rank 0, nothing elsewhere; tensor by tensor. Collective.
   std::vector<NamedTensor> gather(parallel::Communicator& comm);
-  /// DataError: a tensor missing or of another size.
-  void restore(const std::vector<NamedTensor>& tensors);
+  /// Asks for the elements that this rank holds, tensor by tensor in pieces.
+  void restore(const ElementReader& read);
+  /// "<trainable>.<state>" of each state.
+  std::vector<std::string> tensor_names(ParameterId id) const;
 
   /// In memory: the states, or the buffers that they pass through.
   int64_t num_bytes() const;
@@ -60,8 +68,7 @@ class OptimizerStates {
 /// The trainables' values, whole, on rank 0, nothing elsewhere. Collective.
 std::vector<NamedTensor> read_trainables(parallel::ShardedParameterStore& store,
                                          const parallel::Communicator& comm);
-/// DataError: a tensor missing, unknown or of another shape. Collective.
-void restore_trainables(parallel::ShardedParameterStore& store,
-                        const std::vector<NamedTensor>& tensors);
+/// Asks for the elements that this rank updates. Then call store.publish_updates().
+void restore_trainables(parallel::ShardedParameterStore& store, const ElementReader& read);
 
 }  // namespace shardtune::trainer

@@ -1,5 +1,6 @@
 #include "trainer/resume.h"
 
+#include <algorithm>
 #include <map>
 
 #include "core/log.h"
@@ -11,8 +12,10 @@ namespace {
 /// Path of the checkpoint, "" for a start from the beginning. Rank 0.
 std::string find_start(RunFolder& folder, const TrainOptions& options) {
   remove_stale_partials(folder.path());
-  if (options.resume == ResumeMode::kPath)
+  if (options.resume == ResumeMode::kPath) {
+    verify_folder(options.resume_path);
     return options.resume_path;
+  }
   if (options.resume == ResumeMode::kNever) {
     const fs::path previous = folder.set_aside_previous_run();
     if (!previous.empty())
@@ -24,10 +27,77 @@ std::string find_start(RunFolder& folder, const TrainOptions& options) {
   return newest ? newest->string() : "";
 }
 
+/// Every tensor that the run has, and no other adapter tensor. The same on all ranks.
+void check_tensors(const Job& job, const CheckpointReader& checkpoint) {
+  const std::vector<ParameterId> trainables = job.store->trainables();
+  const size_t found = checkpoint.adapter().tensors().size();
+  if (found != trainables.size()) {
+    throw DataError("checkpoint: expected " + std::to_string(trainables.size()) +
+                    " adapter tensors, found " + std::to_string(found) +
+                    ". Use the configuration the checkpoint was made with.");
+  }
+  for (const ParameterId id : trainables) {
+    const ParameterSpec& spec = job.store->spec(id);
+    checkpoint.adapter().check(spec.name, spec.shape);
+    for (const std::string& state : job.states->tensor_names(id))
+      checkpoint.optimizer().check(state, spec.shape);
+  }
+}
+
+/// Reading where every rank needs every element: each range is read by the rank that would own it
+/// at stage 1, and given to the others.
+class ReadForAll {
+ public:
+  explicit ReadForAll(const Job& job) : comm_(job.comm) {
+    for (int rank = 0; rank < comm_.world_size(); ++rank) {
+      for (const parallel::ShardRange& range : job.store->layout().ranges(rank))
+        parts_.push_back({rank, range});
+    }
+  }
+
+  /// Collective.
+  void read(CheckpointTensors& tensors, ParameterId id, const std::string& name, int64_t begin,
+            std::span<float> values) const {
+    const int64_t end = begin + static_cast<int64_t>(values.size());
+    for (const Part& part : parts_) {
+      const int64_t from = std::max(begin, part.range.begin);
+      const int64_t to = std::min(end, part.range.end);
+      if (part.range.id != id || from >= to)
+        continue;
+      const std::span<float> own =
+          values.subspan(static_cast<size_t>(from - begin), static_cast<size_t>(to - from));
+      run_on_all_ranks(comm_, [&] {
+        if (part.rank == comm_.rank())
+          tensors.read(name, from, own);
+      });
+      comm_.broadcast(std::as_writable_bytes(own), part.rank, DType::kFloat32);
+    }
+  }
+
+ private:
+  struct Part {
+    int rank = 0;
+    parallel::ShardRange range;
+  };
+  parallel::Communicator& comm_;
+  std::vector<Part> parts_;
+};
+
+/// How a rank gets at the elements of one file.
+ElementReader reader_of(CheckpointTensors& tensors, const ReadForAll* for_all) {
+  return [&tensors, for_all](ParameterId id, const std::string& name, int64_t begin,
+                             std::span<float> values) {
+    if (for_all != nullptr)
+      for_all->read(tensors, id, name, begin, values);
+    else
+      tensors.read(name, begin, values);
+  };
+}
+
 }  // namespace
 
-void check_same_run(const Checkpoint& checkpoint, const fs::path& folder, const RunConfig& config,
-                    const std::string& base_sha256) {
+void check_same_run(const CheckpointState& checkpoint, const fs::path& folder,
+                    const RunConfig& config, const std::string& base_sha256) {
   const std::map<std::string, std::string> saved(checkpoint.config.begin(),
                                                  checkpoint.config.end());
   std::map<std::string, std::string> now;
@@ -63,27 +133,40 @@ void check_same_run(const Checkpoint& checkpoint, const fs::path& folder, const 
   }
 }
 
-std::optional<Checkpoint> choose_start(const Job& job, RunFolder& folder,
-                                       const TrainOptions& options) {
+std::unique_ptr<CheckpointReader> choose_start(const Job& job, RunFolder& folder,
+                                               const TrainOptions& options) {
   const std::string path = run_on_rank_zero(job.comm, [&] { return find_start(folder, options); });
   if (path.empty()) {
     log_info("starting from the beginning");
-    return std::nullopt;
+    return nullptr;
   }
-  Checkpoint checkpoint = read_checkpoint(path);
-  check_same_run(checkpoint, path, job.config, job.base_sha256);
-  if (checkpoint.identity != options.identity) {
+  std::unique_ptr<CheckpointReader> checkpoint;
+  run_on_all_ranks(job.comm, [&] { checkpoint = std::make_unique<CheckpointReader>(path); });
+  parallel::check_same_on_all_ranks(job.comm, "manifest of " + path, checkpoint->digest());
+  const CheckpointState& state = checkpoint->state();
+  check_same_run(state, path, job.config, job.base_sha256);
+  if (state.identity != options.identity) {
     log_warning(path + " was written by another version or on another instruction set (" +
-                checkpoint.identity + "); equal bits are not promised");
+                state.identity + "); equal bits are not promised");
   }
-  log_info("resuming from " + path + " after step " + std::to_string(checkpoint.step));
+  log_info("resuming from " + path + " after step " + std::to_string(state.step));
   return checkpoint;
 }
 
-void restore(Job& job, const Checkpoint& checkpoint) {
-  restore_trainables(*job.store, checkpoint.adapter);
-  job.states->restore(checkpoint.optimizer);
-  job.adapter->load_named_state(checkpoint.hook_state);
+void restore(Job& job, CheckpointReader& checkpoint) {
+  check_tensors(job, checkpoint);
+  const auto fill = [&](const ReadForAll* for_all) {
+    restore_trainables(*job.store, reader_of(checkpoint.adapter(), for_all));
+    job.states->restore(reader_of(checkpoint.optimizer(), for_all));
+  };
+  if (job.store->stage() == parallel::ZeroStage::k0 && job.comm.world_size() > 1) {
+    const ReadForAll for_all(job);
+    fill(&for_all);
+  } else {
+    run_on_all_ranks(job.comm, [&] { fill(nullptr); });
+  }
+  job.store->publish_updates();
+  job.adapter->load_named_state(checkpoint.state().hook_state);
 }
 
 }  // namespace shardtune::trainer

@@ -92,15 +92,14 @@ void log_shards(const Job& job) {
            mebibytes(memory.unit_bytes / 2));
 }
 
-/// Load, restore, probe: everything up to the first step.
-void prepare(Job& job, const std::optional<Checkpoint>& start) {
-  load(job);
-  log_shards(job);
-  if (start)
-    restore(job, *start);
-  const int64_t first_step = start ? start->step : 0;
-  if (first_step < job.last_step)
-    probe_longest_micro_batch(job, first_step);
+/// Puts the checkpoint back; what each rank read of its tensors. Collective.
+std::vector<int64_t> restore_and_tell(Job& job, CheckpointReader& checkpoint) {
+  restore(job, checkpoint);
+  const std::vector<int64_t> read = job.comm.all_gather_value(checkpoint.bytes_read());
+  log_info("resume: of the checkpoint's " + mebibytes(checkpoint.num_bytes()) +
+           " a rank read at most " + mebibytes(std::ranges::max(read)) +
+           ", rank 0 everything once more to verify it");
+  return read;
 }
 
 void log_lines(const std::string& text) {
@@ -148,18 +147,22 @@ TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
   if (job.comm.rank() == 0)
     log_to_file((folder.path() / "train.log").string());
   log_job(job);
-  std::optional<Checkpoint> start = choose_start(job, folder, options);
-  const int64_t first_step = start ? start->step : 0;
+  std::unique_ptr<CheckpointReader> start = choose_start(job, folder, options);
+  const int64_t first_step = start ? start->state().step : 0;
   run_on_rank_zero(job.comm, [&] {
     open_run_files(job, folder, first_step);
     return std::string();
   });
-  prepare(job, start);
-
+  load(job);
+  log_shards(job);
   Loop loop(job, folder, options, first_step);
-  if (start)
+  if (start) {
+    loop.result().rank_resume_bytes = restore_and_tell(job, *start);
     loop.result().resumed_from = first_step;
-  start.reset();  // whole tensors of all ranks
+    start.reset();  // its open files and kept blocks
+  }
+  if (first_step < job.last_step)
+    probe_longest_micro_batch(job, first_step);
   loop.run(signal);
   TrainResult& result = loop.result();
   result.finished = result.steps >= job.total_steps;

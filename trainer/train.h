@@ -39,9 +39,11 @@ struct TrainResult {
   int64_t steps = 0;          // optimizer steps done, counted from the start of the run
   int64_t total_steps = 0;    // of the schedule
   int64_t resumed_from = -1;  // step of the checkpoint, -1 when from the start
-  bool finished = false;      // false: stopped by stop_at_step, or a dry run
-  double final_loss = 0.0;    // of the last step
-  double eval_loss = 0.0;     // of the last evaluation, when has_eval
+  /// By rank: what it read of the checkpoint's tensors, the verification by rank 0 apart.
+  std::vector<int64_t> rank_resume_bytes;
+  bool finished = false;    // false: stopped by stop_at_step, or a dry run
+  double final_loss = 0.0;  // of the last step
+  double eval_loss = 0.0;   // of the last evaluation, when has_eval
   bool has_eval = false;
   double tokens_per_second = 0.0;  // mean over the steps of this process, without start-up
   int64_t peak_rss_bytes = 0;      // the largest of all ranks

@@ -2,14 +2,19 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <limits>
+
 #include "core/error.h"
 #include "tests/trainer/tiny_model.h"
+#include "tests/trainer/whole_checkpoint.h"
 #include "trainer/manifest.h"
 #include "trainer/run_folder.h"
 
 namespace shardtune::trainer {
 namespace {
 
+using testing::read_checkpoint;
 using testing::read_text;
 using testing::TempFolder;
 using testing::write_text;
@@ -104,6 +109,89 @@ TEST(Checkpoint, ABlockIsNamed) {
     EXPECT_NE(std::string(error.what()).find("block 1 (from byte 1048576)"), std::string::npos)
         << error.what();
   }
+}
+
+/// Flips a bit in place, as a disk does: the file keeps its inode.
+void flip_in_place(const fs::path& path, int64_t at) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(at);
+  const auto byte = static_cast<char>(file.get() ^ 1);
+  file.seekp(at);
+  file.put(byte);
+}
+
+// 300,000 elements are 1.14 blocks; the header stands before them.
+TEST(Checkpoint, APartIsReadAloneAndComparedBeforeUse) {
+  const TempFolder folder;
+  const fs::path path = save(folder.path(), 10);
+  const std::vector<float> all = example(10).optimizer[0].values;
+  const std::string name = "a.weight.exp_avg";
+  std::vector<float> part(1000);
+  {
+    CheckpointReader reader(path);
+    const int64_t before = reader.bytes_read();
+    reader.optimizer().read(name, 299'000, part);
+    EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + 299'000));
+    const auto size = static_cast<int64_t>(fs::file_size(path / "optimizer.safetensors"));
+    EXPECT_EQ(reader.bytes_read() - before, size - kManifestBlockBytes);
+    reader.optimizer().read(name, 299'500, std::span(part).first(10));
+    EXPECT_EQ(reader.bytes_read() - before, size - kManifestBlockBytes) << "a kept block";
+  }
+  // Damage in block 1: what lies in block 0 is still served, the rest is not, at open or later.
+  CheckpointReader opened_before(path);
+  flip_in_place(path / "optimizer.safetensors", kManifestBlockBytes + 100);
+  for (const bool is_new : {false, true}) {
+    std::optional<CheckpointReader> second;
+    CheckpointReader& reader = is_new ? second.emplace(path) : opened_before;
+    reader.optimizer().read(name, 0, part);
+    EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin()));
+    try {
+      reader.optimizer().read(name, 299'000, part);
+      ADD_FAILURE() << "damage was not seen";
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find("block 1 (from byte 1048576)"), std::string::npos)
+          << error.what();
+    }
+  }
+  flip_in_place(path / "optimizer.safetensors", 20);  // in the header
+  EXPECT_THROW(CheckpointReader{path}, DataError);
+}
+
+// More blocks than are kept, back and forth: the right bytes at the price of reading again.
+TEST(Checkpoint, BlocksThatWereGivenUpAreReadAgain) {
+  const TempFolder folder;
+  std::string text(static_cast<size_t>(12 * kManifestBlockBytes + 5), '\0');
+  for (size_t i = 0; i < text.size(); ++i)
+    text[i] = static_cast<char>(i * 31 + i / 1000);
+  write_text(folder.path() / "file", text);
+  VerifiedFile file(folder.path() / "file", describe_file(folder.path(), "file"));
+  const int64_t offsets[] = {0, 11, 3, 12, 5, 7, 1, 9, 2, 0, 6, 8, 4, 10, 3};
+  for (const int64_t block : offsets) {
+    std::string part(static_cast<size_t>(block == 12 ? 5 : 3000), '\0');
+    const int64_t begin = block * kManifestBlockBytes + (block == 12 ? 0 : kManifestBlockBytes - 5);
+    const auto count = std::min<size_t>(part.size(), text.size() - static_cast<size_t>(begin));
+    part.resize(count);
+    file.read(begin, std::as_writable_bytes(std::span(part)));
+    EXPECT_EQ(part, text.substr(static_cast<size_t>(begin), count)) << block;
+  }
+  EXPECT_GT(file.bytes_read(), file.size());
+}
+
+TEST(Checkpoint, AnAdapterOfZerosOrNanIsNeverCommitted) {
+  const TempFolder folder;
+  save(folder.path(), 5);
+  for (const float value : {0.0f, std::numeric_limits<float>::quiet_NaN()}) {
+    Checkpoint checkpoint = example(7);
+    std::ranges::fill(checkpoint.adapter[0].values, value);
+    try {
+      write_partial_checkpoint(folder.path(), checkpoint);
+      ADD_FAILURE() << value;
+    } catch (const ArgumentError& error) {
+      EXPECT_NE(std::string(error.what()).find("a norm above 0"), std::string::npos);
+    }
+    EXPECT_FALSE(fs::exists(folder.path() / "checkpoint-7.partial"));
+  }
+  EXPECT_EQ(list_checkpoints(folder.path()).size(), 1u);
 }
 
 TEST(Checkpoint, FilesOfAnotherCheckpointAreDetected) {

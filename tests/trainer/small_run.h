@@ -28,23 +28,27 @@ class SmallRun {
   /// A configuration writing to `output`: 5 micro-batches a step, the last of them short.
   trainer::RunConfig config(const std::string& output,
                             const std::vector<std::string>& overrides = {}) const {
-    const std::string text = "model: {model_name_or_path: \"" + path("model").string() +
-                             R"(", compute_dtype: float32}
+    return trainer::parse_config(config_text(output), "run.yaml", overrides);
+  }
+  std::string config_text(const std::string& output) const {
+    return "model: {model_name_or_path: \"" + path("model").string() +
+           R"(", compute_dtype: float32}
 quantization: {method: nf4, block_size: 64, double_quant: true}
 adapter: {lora_rank: 16, lora_alpha: 32, lora_dropout: 0.1}
 data:
-  train: [{path: ")" + path("train.jsonl").string() +
-                             R"(", format: completion}]
-  eval: [{path: ")" + path("eval.jsonl").string() +
-                             R"(", format: completion}]
+  train: [{path: ")" +
+           path("train.jsonl").string() +
+           R"(", format: completion}]
+  eval: [{path: ")" +
+           path("eval.jsonl").string() +
+           R"(", format: completion}]
   chat_template: chatml
   max_length: 96
   packing: false
 training: {max_steps: 4, micro_batch_size: 2, global_batch_size: 9, learning_rate: 1e-2,
            lr_scheduler_type: cosine, warmup_steps: 2, max_grad_norm: 0.5}
 checkpoint: {output_dir: ")" +
-                             path(output).string() + "\"}\n";
-    return trainer::parse_config(text, "run.yaml", overrides);
+           path(output).string() + "\"}\n";
   }
 
   /// Runs on ranks that are threads; the result of rank 0.

@@ -8,11 +8,13 @@
 #include "core/error.h"
 #include "io/safetensors.h"
 #include "tests/trainer/small_run.h"
+#include "tests/trainer/whole_checkpoint.h"
 #include "trainer/checkpoint.h"
 
 namespace shardtune::trainer {
 namespace {
 
+using testing::read_checkpoint;
 using testing::read_text;
 using testing::SmallRun;
 using testing::write_text;
@@ -63,7 +65,7 @@ TEST(Train, LearnsAndWritesTheRunDirectory) {
             io::parse_json(metrics.back().find("eval_loss")->dump(), "x").as_number());
 }
 
-// The promise of the project: losses, gradient norms and trained weights have the same bits.
+// The promise of the project on ranks that are threads; matrix_test.cpp has the whole table.
 TEST(Train, TheSameBitsOnAnyRanksStagesThreadsAndWithRecompute) {
   const SmallRun small;
   small.run(small.config("reference", {"parallel.threads=1"}));
@@ -72,20 +74,17 @@ TEST(Train, TheSameBitsOnAnyRanksStagesThreadsAndWithRecompute) {
   ASSERT_EQ(losses.size(), 4u);
   for (int ranks = 1; ranks <= 4; ++ranks) {
     for (int stage = 0; stage <= 3; ++stage) {
-      for (int threads = 1; threads <= 2; ++threads) {
-        for (const char* recompute : {"false", "true"}) {
-          const std::string name = "r" + std::to_string(ranks) + "s" + std::to_string(stage) + "t" +
-                                   std::to_string(threads) + recompute;
-          // Not set_num_threads(): OpenMP counts for each thread, and ranks are new ones.
-          small.run(small.config(
-                        name, {"parallel.zero_optimization={stage: " + std::to_string(stage) + "}",
-                               "parallel.threads=" + std::to_string(threads),
-                               std::string("training.gradient_checkpointing=") + recompute}),
-                    ranks);
-          EXPECT_EQ(small.losses(name), losses) << name;
-          EXPECT_EQ(small.adapter_bytes(name), adapter) << name;
-        }
-      }
+      const std::string name = "r" + std::to_string(ranks) + "s" + std::to_string(stage);
+      const std::string threads = ranks == 3 ? "2" : "1";
+      const std::string recompute = (ranks + stage) % 2 == 0 ? "true" : "false";
+      // Not set_num_threads(): OpenMP counts for each thread, and ranks are new ones.
+      small.run(
+          small.config(name, {"parallel.zero_optimization={stage: " + std::to_string(stage) + "}",
+                              "parallel.threads=" + threads,
+                              "training.gradient_checkpointing=" + recompute}),
+          ranks);
+      EXPECT_EQ(small.losses(name), losses) << name;
+      EXPECT_EQ(small.adapter_bytes(name), adapter) << name;
     }
   }
 }
