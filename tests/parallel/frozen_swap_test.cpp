@@ -28,7 +28,7 @@ struct SwappedUnits {
               .rank = comm.rank(),
               .mode = mode,
               .wrap = {}}),
-        store(comm, stage, kMaxHeldBytes, &file) {
+        store(comm, stage, {.max_held_bytes = kMaxHeldBytes, .file = &file}) {
     for (int u = 0; u < kUnits; ++u) {
       const std::string name = "unit" + std::to_string(u);
       units.push_back(store.add_unit(name));
