@@ -26,7 +26,7 @@ void run_on_all_ranks(Communicator& comm, const std::function<void()>& body) {
   const auto failed = std::ranges::find_if(codes, [](int code) { return code != 0; });
   const auto rank = failed - codes.begin();
   const std::string where = comm.world_size() == 1 ? "" : "rank " + std::to_string(rank) + ": ";
-  throw Error(static_cast<ExitCode>(*failed), where + texts[static_cast<size_t>(rank)]);
+  throw AgreedError(static_cast<ExitCode>(*failed), where + texts[static_cast<size_t>(rank)]);
 }
 
 }  // namespace shardtune::parallel

@@ -12,7 +12,7 @@ std::string run_on_rank_zero(parallel::Communicator& comm,
   const int code = comm.all_gather_value(own)[0];
   text = comm.all_gather_strings(error ? error->what() : text)[0];
   if (code != 0)
-    throw Error(static_cast<ExitCode>(code), text);
+    throw parallel::AgreedError(static_cast<ExitCode>(code), text);
   return text;
 }
 

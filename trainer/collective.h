@@ -12,7 +12,7 @@ namespace shardtune::trainer {
 using parallel::run_on_all_ranks;
 
 /// Runs body on rank 0 and gives its text to every rank. Collective.
-/// Errors  what body threw, with its exit code and message, on every rank
+/// Errors  AgreedError: what body threw, with its exit code and message, on every rank
 std::string run_on_rank_zero(parallel::Communicator& comm,
                              const std::function<std::string()>& body);
 
