@@ -92,12 +92,6 @@ Communicator::Communicator(int rank, int world_size)
 
 Communicator::~Communicator() = default;
 
-void Communicator::set_host(std::string host_name, int local_rank, int local_size) {
-  host_name_ = std::move(host_name);
-  local_rank_ = local_rank;
-  local_size_ = local_size;
-}
-
 Communicator::Running Communicator::begin_call(CallHeader call) {
   call.sequence = num_calls_;
   call.config_word = config_word_;

@@ -85,9 +85,11 @@ class Communicator {
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
   /// Position among the ranks of this host, and their number.
-  int local_rank() const { return local_rank_; }
-  int local_size() const { return local_size_; }
-  const std::string& host_name() const { return host_name_; }
+  int local_rank() const { return host_.local_rank; }
+  int local_size() const { return host_.local_size; }
+  /// The rank with local_rank 0 of this host: ranks that have the same one share a host.
+  int host_leader() const { return host_.leader; }
+  const std::string& host_name() const { return host_.name; }
   /// "single", "threads", "threads+shm", "mpi" or "mpi+shm" (ranks of a host share memory).
   virtual std::string_view backend() const = 0;
 
@@ -146,7 +148,13 @@ class Communicator {
 
  protected:
   Communicator(int rank, int world_size);
-  void set_host(std::string host_name, int local_rank, int local_size);
+  struct HostPlace {
+    std::string name;
+    int leader = 0;
+    int local_rank = 0;
+    int local_size = 1;
+  };
+  void set_host(HostPlace place) { host_ = std::move(place); }
 
   // The transport. Sizes are checked and agreed before these run; world_size > 1.
   /// Shows this rank's header to all: all[r] is rank r's. No rank leaves before all have come. The
@@ -192,9 +200,7 @@ class Communicator {
 
   int rank_;
   int world_size_;
-  int local_rank_ = 0;
-  int local_size_ = 1;
-  std::string host_name_;
+  HostPlace host_;
   uint64_t config_word_ = 0;
   uint64_t num_calls_ = 0;
   CallHeader current_;

@@ -60,7 +60,7 @@ class MpiCommunicator : public Communicator {
       : Communicator(rank_of_world(), size_of_world()) {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     hosts_ = find_hosts(options.num_pretended_hosts);
-    set_host(hosts_.host_name, hosts_.local_rank, hosts_.local_size());
+    set_host({hosts_.host_name, hosts_.locals[0], hosts_.local_rank, hosts_.local_size()});
     if (world_size() == 1)
       return;
     set_up_transport(parse_transport(options.transport));

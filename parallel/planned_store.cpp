@@ -1,5 +1,7 @@
 #include "parallel/planned_store.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -8,6 +10,32 @@
 #include "core/dry_run.h"
 
 namespace shardtune::parallel {
+
+AddressRange::AddressRange(int64_t num_bytes) : num_bytes_(static_cast<size_t>(num_bytes)) {
+  if (num_bytes == 0)
+    return;
+  void* address =
+      mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (address == MAP_FAILED)
+    throw OutOfMemoryError("plan: expected " + std::to_string(num_bytes) +
+                           " addresses for a shared parameter, found none. Raise the limit of the "
+                           "address space (ulimit -v).");
+  data_ = address;
+}
+
+AddressRange::AddressRange(AddressRange&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), num_bytes_(other.num_bytes_) {}
+
+AddressRange& AddressRange::operator=(AddressRange&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(num_bytes_, other.num_bytes_);
+  return *this;
+}
+
+AddressRange::~AddressRange() {
+  if (data_ != nullptr)
+    munmap(data_, num_bytes_);
+}
 
 UnitId PlannedStore::add_unit(std::string name) {
   units_.push_back({std::move(name), 0, 0, Tensor()});
@@ -39,7 +67,10 @@ void PlannedStore::publish(ParameterId id, std::span<const std::byte> bytes) {
   const PurposeScope purpose(Purpose::kParameters);
   const ParameterSpec& spec = parameter.spec;
   const int64_t num_bytes = held(parameter.num_bytes);
-  if (parameter.bytes.empty() && brings_units())
+  if (is_shared()) {
+    parameter.shared = AddressRange(num_bytes);
+    bytes_.shared += num_bytes;
+  } else if (parameter.bytes.empty() && brings_units())
     parameter.bytes = Tensor(Shape{num_bytes}, DType::kUInt8);
   else if (parameter.bytes.empty())
     parameter.bytes = Tensor(spec.shape, spec.dtype);
@@ -81,6 +112,8 @@ TensorView PlannedStore::value(ParameterId id) const {
   const Parameter& parameter = at(id);
   if (gathers() || (brings_units() && parameter.trainable < 0))
     return {gather_.at(0).view().raw(), parameter.spec.dtype, parameter.spec.shape};
+  if (parameter.trainable < 0 && is_shared())
+    return {parameter.shared.data(), parameter.spec.dtype, parameter.spec.shape};
   if (parameter.trainable < 0)
     return parameter.bytes.view();
   float* const first =

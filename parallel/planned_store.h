@@ -21,12 +21,28 @@ struct ParameterBytes {
   int64_t master = 0;  // trainables in fp32
   int64_t bf16 = 0;    // their copies for products
   int64_t gather = 0;  // the two buffers for units under way, gathered or read from NVMe
+  int64_t shared = 0;  // of the base, in memory that all ranks of a host map; no buffer of the pool
   int64_t base() const { return codes + scales + dense; }
-  int64_t all() const { return base() + master + bf16 + gather; }
+  int64_t pooled() const { return base() - shared + master + bf16 + gather; }
 };
 
-/// Where frozen bytes live between their uses.
-enum class FrozenPlace { kMemory, kNvme };
+/// Where frozen bytes live between their uses; kHost: in memory, once for the ranks of a host.
+enum class FrozenPlace { kMemory, kHost, kNvme };
+
+/// Zeros without memory behind them, for views of which a dry run reads a number here and there.
+class AddressRange {
+ public:
+  AddressRange() = default;
+  explicit AddressRange(int64_t num_bytes);
+  AddressRange(AddressRange&& other) noexcept;
+  AddressRange& operator=(AddressRange&& other) noexcept;
+  ~AddressRange();
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t num_bytes_ = 0;
+};
 
 class PlannedStore : public ParameterStore {
  public:
@@ -81,7 +97,8 @@ class PlannedStore : public ParameterStore {
     ParameterSpec spec;
     int64_t num_bytes = 0;
     int64_t trainable = -1;  // index among trainables
-    Tensor bytes;            // frozen
+    Tensor bytes;            // frozen, of the pool
+    AddressRange shared;     // frozen, shared by a host
   };
   struct KeepEarlier {
     Tensor operator()(Tensor earlier, Tensor later) const { return earlier; }
@@ -104,6 +121,7 @@ class PlannedStore : public ParameterStore {
     Tensor buffer;
   };
   bool gathers() const { return stage_ == ZeroStage::k3 && world_size_ > 1; }
+  bool is_shared() const { return frozen_place_ == FrozenPlace::kHost; }
   bool brings_units() const { return gathers() || frozen_place_ == FrozenPlace::kNvme; }
 
   std::vector<Unit> units_;

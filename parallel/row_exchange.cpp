@@ -4,6 +4,8 @@
 #include <numeric>
 #include <vector>
 
+#include "parallel/collective_errors.h"
+
 namespace shardtune::parallel {
 
 namespace {
@@ -66,20 +68,38 @@ size_t total_bytes(const Wanted& wanted) {
                          [](size_t sum, auto target) { return sum + target.size(); });
 }
 
+/// The rows that the other ranks asked for; this rank's own go to their targets.
+std::vector<std::vector<std::byte>> read_rows(const std::vector<std::vector<WantedRow>>& asked,
+                                              const Wanted& own, const RowPlaces& places) {
+  std::vector<std::vector<std::byte>> answers(asked.size());
+  for (size_t peer = 0; peer < asked.size(); ++peer) {
+    for (const WantedRow& row : asked[peer]) {
+      const auto bytes = places.bytes(row.id, row.row);
+      answers[peer].insert(answers[peer].end(), bytes.begin(), bytes.end());
+    }
+  }
+  for (size_t i = 0; i < own.rows.size(); ++i) {
+    const auto bytes = places.bytes(own.rows[i].id, own.rows[i].row);
+    std::memcpy(own.targets[i].data(), bytes.data(), own.targets[i].size());
+  }
+  return answers;
+}
+
 }  // namespace
 
 void exchange_rows(Communicator& comm, std::span<const RowFetch> fetches, const RowPlaces& places) {
   const auto me = static_cast<size_t>(comm.rank());
   std::vector<Wanted> wanted = sort_by_owner(fetches, places, comm.world_size());
   const auto asked = exchange_requests(comm, wanted);
-  std::vector<std::vector<std::byte>> answers(asked.size());
+  std::vector<std::vector<std::byte>> answers;
+  const auto read = [&] { answers = read_rows(asked, wanted[me], places); };
+  if (places.reading == RowPlaces::Reading::kFallible)
+    run_on_all_ranks(comm, read);
+  else
+    read();
   std::vector<Send> sends;
   std::vector<Receive> receives;
   for (size_t peer = 0; peer < asked.size(); ++peer) {
-    for (const WantedRow& row : asked[peer]) {
-      const auto bytes = places.bytes(row.id, row.row);
-      answers[peer].insert(answers[peer].end(), bytes.begin(), bytes.end());
-    }
     if (!answers[peer].empty())
       sends.push_back({static_cast<int>(peer), answers[peer]});
     wanted[peer].received.resize(peer == me ? 0 : total_bytes(wanted[peer]));
@@ -87,15 +107,13 @@ void exchange_rows(Communicator& comm, std::span<const RowFetch> fetches, const 
       receives.push_back({static_cast<int>(peer), wanted[peer].received});
   }
   comm.exchange(sends, receives);
-  for (size_t peer = 0; peer < wanted.size(); ++peer) {
-    size_t position = 0;
-    for (size_t i = 0; i < wanted[peer].targets.size(); ++i) {
-      const std::span<std::byte> target = wanted[peer].targets[i];
-      const std::byte* source =
-          peer == me ? places.bytes(wanted[me].rows[i].id, wanted[me].rows[i].row).data()
-                     : wanted[peer].received.data() + position;
+  for (const Wanted& of_owner : wanted) {
+    if (of_owner.received.empty())
+      continue;
+    const std::byte* source = of_owner.received.data();
+    for (const std::span<std::byte> target : of_owner.targets) {
       std::memcpy(target.data(), source, target.size());
-      position += target.size();
+      source += target.size();
     }
   }
 }

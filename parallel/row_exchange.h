@@ -15,9 +15,12 @@ struct RowPlaces {
   std::function<int(ParameterId id, int32_t row)> owner;
   /// A row that this rank holds. ArgumentError: it does not.
   std::function<std::span<const std::byte>(ParameterId id, int32_t row)> bytes;
+  /// kFallible: bytes() may fail on one rank alone, and all ranks are to throw its error.
+  enum class Reading { kSafe, kFallible } reading = Reading::kSafe;
 };
 
 /// Fills `out` of every fetch. Collective: ranks that need nothing answer.
+/// Errors  AgreedError with kFallible: what bytes() threw
 void exchange_rows(Communicator& comm, std::span<const RowFetch> fetches, const RowPlaces& places);
 
 }  // namespace shardtune::parallel

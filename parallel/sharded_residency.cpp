@@ -4,7 +4,8 @@
 // (a head leased whole) gets a buffer of its own for as long as it stays.
 //
 // With a file, this rank's pieces live on NVMe (parallel/frozen_swap.h) and are read before a
-// gather, on the same thread.
+// gather, on the same thread. The ranks vote then: what one of them cannot read is an AgreedError
+// of all, at the same lease, and no byte of the unit moves.
 //
 // A prefetch runs on a thread of its own. Between its start and the next call of this class nobody
 // else may use the communicator: the walk sees to that.
@@ -17,6 +18,7 @@
 #include "core/rng.h"
 #include "kernels/elementwise.h"
 #include "parallel/background_task.h"
+#include "parallel/collective_errors.h"
 #include "parallel/frozen_swap.h"
 #include "parallel/row_exchange.h"
 #include "parallel/unit_layout.h"
@@ -290,7 +292,7 @@ std::span<const std::byte> ShardedResidency::own_piece(const Unit& unit,
 void ShardedResidency::gather(UnitId id) {
   const Unit& unit = units_[static_cast<size_t>(id)];
   if (swap_)
-    swap_->acquire(id);
+    run_on_all_ranks(comm_, [&] { swap_->acquire(id); });
   std::byte* buffer = bytes_at(unit.buffer, 0);
   std::vector<Send> sends;
   std::vector<Receive> receives;
@@ -365,7 +367,8 @@ void ShardedResidency::fetch_rows(std::span<const RowFetch> fetches) {
                            const UnitLayout& layout = unit_of(id).layout;
                            return layout.owner_of(layout.offsets.at(id) + row * row_bytes(id));
                          },
-                         [this](ParameterId id, int32_t row) { return own_row(id, row); }};
+                         [this](ParameterId id, int32_t row) { return own_row(id, row); },
+                         swap_ ? RowPlaces::Reading::kFallible : RowPlaces::Reading::kSafe};
   exchange_rows(comm_, fetches, places);
   for (const UnitId unit : held_for_rows_)
     swap_->release(unit);

@@ -24,6 +24,11 @@ namespace {
 // One rank has nothing to share: its units stay whole at every stage.
 std::unique_ptr<UnitResidency> make_residency(Communicator& comm, const ParameterTable& table,
                                               ZeroStage stage, const FrozenStorage& storage) {
+  if (storage.sharing == BaseSharing::kPerHost) {
+    if (stage == ZeroStage::k3 || storage.file != nullptr)
+      throw ArgumentError("a base shared per host: expected stage 0, 1 or 2 and no file");
+    return make_host_residency(comm, table, stage);
+  }
   if (stage == ZeroStage::k3 && comm.world_size() > 1)
     return make_sharded_residency(comm, table, storage);
   return storage.file == nullptr ? make_whole_residency(comm, table, stage)
@@ -108,10 +113,8 @@ struct ShardedParameterStore::State {
 };
 
 ShardedParameterStore::ShardedParameterStore(Communicator& comm, ZeroStage stage,
-                                             int64_t max_held_bytes, io::SwapFile* frozen_file)
-    : comm_(comm),
-      stage_(stage),
-      state_(std::make_unique<State>(comm, stage, FrozenStorage{max_held_bytes, frozen_file})) {}
+                                             const FrozenStorage& storage)
+    : comm_(comm), stage_(stage), state_(std::make_unique<State>(comm, stage, storage)) {}
 
 ShardedParameterStore::~ShardedParameterStore() = default;
 
@@ -392,6 +395,7 @@ StoreMemory ShardedParameterStore::memory() const {
   const ResidencyMemory held = state_->residency->memory();
   StoreMemory memory;
   memory.base_bytes = held.base_bytes;
+  memory.shared_bytes = held.shared_bytes;
   memory.adapter_bytes = held.weight_bytes;
   memory.unit_bytes = held.unit_bytes;
   if (!state_->sealed)

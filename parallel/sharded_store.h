@@ -33,6 +33,7 @@ ZeroStage zero_stage_from(int64_t number);
 /// Bytes held now, by purpose; optimizer states are the trainer's and not in here.
 struct StoreMemory {
   int64_t base_bytes = 0;      // frozen parameters; at stage 3 this rank's shards
+  int64_t shared_bytes = 0;    // of them, held once for all ranks of this host
   int64_t adapter_bytes = 0;   // trainables: fp32 and bf16; at stage 3 this rank's fp32 shard
   int64_t unit_bytes = 0;      // stage 3: buffers that units are gathered into; the most so far
   int64_t gradient_bytes = 0;  // leaf, counter, finished gradient
@@ -58,10 +59,11 @@ class ShardedParameterStore : public ParameterStore {
     bool has_gradient = false;
   };
 
-  /// `frozen_file`: where frozen bytes live between walks; null: in memory. It outlives the store,
-  /// whose publish(), acquire() and begin_walk() then have the errors of io/block_file.h.
-  ShardedParameterStore(Communicator& comm, ZeroStage stage, int64_t max_held_bytes = kMaxHeldBytes,
-                        io::SwapFile* frozen_file = nullptr);
+  /// With storage.file, publish(), acquire() and begin_walk() have the errors of io/block_file.h;
+  /// with a shared base publish() has those of parallel/host_segment.h.
+  /// ArgumentError: a base that is shared at stage 3 or in a file
+  ShardedParameterStore(Communicator& comm, ZeroStage stage,
+                        const FrozenStorage& storage = {.max_held_bytes = kMaxHeldBytes});
   ~ShardedParameterStore() override;
 
   // --- ParameterStore ---

@@ -12,7 +12,7 @@ class SingleCommunicator : public Communicator {
   SingleCommunicator() : Communicator(0, 1) {
     char name[256] = {};
     gethostname(name, sizeof(name) - 1);
-    set_host(name, 0, 1);
+    set_host({.name = name});
   }
   std::string_view backend() const override { return "single"; }
   void abort(int exit_code) noexcept override {}

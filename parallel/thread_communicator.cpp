@@ -64,9 +64,10 @@ void copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) {
 class ThreadCommunicator : public Communicator {
  public:
   // The ranks share the group; the last one to go frees it.
-  ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank, int world_size)
+  ThreadCommunicator(std::shared_ptr<ThreadGroup> group, int rank, int world_size, int num_hosts)
       : Communicator(rank, world_size), group_(std::move(group)) {
-    set_host("localhost", rank, world_size);
+    const int host = rank % num_hosts;
+    set_host({"localhost", host, rank / num_hosts, (world_size - host - 1) / num_hosts + 1});
   }
   ~ThreadCommunicator() override { group_->lose(rank()); }
 
@@ -117,7 +118,7 @@ class SharedMemoryThreadCommunicator : public Communicator {
       : Communicator(rank, world_size),
         memory_(std::move(memory)),
         transport_(memory_->bytes(), rank, world_size, Cores::kShared, [this] { check(); }) {
-    set_host("localhost", rank, world_size);
+    set_host({"localhost", 0, rank, world_size});
     for (int r = 0; r < world_size; ++r)
       blocks_.push_back(nullptr);
   }
@@ -158,10 +159,15 @@ class SharedMemoryThreadCommunicator : public Communicator {
 }  // namespace
 
 std::vector<std::unique_ptr<Communicator>> make_thread_group(int world_size,
-                                                             ThreadTransport transport) {
+                                                             ThreadTransport transport,
+                                                             int num_pretended_hosts) {
   if (world_size < 1)
     throw ArgumentError("make_thread_group: expected at least 1 rank, found " +
                         std::to_string(world_size));
+  if (num_pretended_hosts < 1 ||
+      (transport == ThreadTransport::kSharedMemory && num_pretended_hosts > 1))
+    throw ArgumentError("make_thread_group: expected 1 host, or more over buffers, found " +
+                        std::to_string(num_pretended_hosts));
   std::vector<std::unique_ptr<Communicator>> ranks;
   if (transport == ThreadTransport::kSharedMemory) {
     const auto memory = std::make_shared<SharedMemory>(
@@ -172,13 +178,14 @@ std::vector<std::unique_ptr<Communicator>> make_thread_group(int world_size,
   }
   const auto group = std::make_shared<ThreadGroup>(world_size);
   for (int r = 0; r < world_size; ++r)
-    ranks.push_back(std::make_unique<ThreadCommunicator>(group, r, world_size));
+    ranks.push_back(
+        std::make_unique<ThreadCommunicator>(group, r, world_size, num_pretended_hosts));
   return ranks;
 }
 
 void run_on_threads(int world_size, const std::function<void(Communicator&)>& body,
-                    ThreadTransport transport) {
-  auto ranks = make_thread_group(world_size, transport);
+                    ThreadTransport transport, int num_pretended_hosts) {
+  auto ranks = make_thread_group(world_size, transport, num_pretended_hosts);
   std::mutex mutex;
   std::exception_ptr first;
   std::vector<std::thread> threads;

@@ -24,12 +24,16 @@ struct HeldWeights {
   std::span<float> values;
 };
 
+enum class BaseSharing { kNone, kPerHost };
+
 /// What is there to hold frozen bytes.
 struct FrozenStorage {
   /// What a walk may keep leased, where units are brought.
   int64_t max_held_bytes = INT64_MAX;
   /// Where frozen bytes live between walks; null: in memory. Outlives the residency.
   io::SwapFile* file = nullptr;
+  /// In memory at stages 0 to 2: every rank's own, or one copy for the ranks of a host.
+  BaseSharing sharing = BaseSharing::kNone;
 };
 
 /// Since the start.
@@ -40,6 +44,7 @@ struct WalkTimes {
 
 struct ResidencyMemory {
   int64_t base_bytes = 0;    // frozen bytes held between walks
+  int64_t shared_bytes = 0;  // of them, held once for all ranks of this host
   int64_t weight_bytes = 0;  // trainables held between walks: fp32, and bf16 where kept
   int64_t unit_bytes = 0;    // buffers that units are brought into; the most so far
 };
@@ -82,6 +87,9 @@ class UnitResidency {
 /// Stages 0 to 2, and one rank at any stage: everything whole in memory.
 std::unique_ptr<UnitResidency> make_whole_residency(Communicator& comm, const ParameterTable& table,
                                                     ZeroStage stage);
+/// The same with one copy of the frozen bytes for the ranks of a host.
+std::unique_ptr<UnitResidency> make_host_residency(Communicator& comm, const ParameterTable& table,
+                                                   ZeroStage stage);
 /// The same with the frozen bytes in storage.file.
 std::unique_ptr<UnitResidency> make_nvme_residency(Communicator& comm, const ParameterTable& table,
                                                    ZeroStage stage, const FrozenStorage& storage);

@@ -246,6 +246,23 @@ void read_offload(const YamlNode& zero, const std::string& name, RunConfig& conf
   section.finish();
 }
 
+void read_base_sharing(const YamlNode& section, ParallelSection& parallel) {
+  if (!section.boolean_or("share_base_per_host", false))
+    return;
+  parallel.base_sharing = parallel::BaseSharing::kPerHost;
+  if (parallel.stage == parallel::ZeroStage::k3)
+    section.error(
+        "share_base_per_host",
+        "expected false with stage 3, found true: stage 3 shards the base over the ranks, "
+        "so no host holds a whole one to share. Write 'stage: 2', or leave it out.");
+  if (parallel.offload_param.is_nvme())
+    section.error(
+        "share_base_per_host",
+        "expected false with offload_param on nvme, found true: every rank reads the base "
+        "from a file of its own, so there is none in memory to share. Choose one of the "
+        "two.");
+}
+
 void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) {
   ParallelSection& parallel = config.parallel;
   const YamlNode section = open_section(root, "parallel");
@@ -256,8 +273,6 @@ void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) 
   parallel.threads = section.integer_or("threads", 0, {0, 1024});
   parallel.heartbeat_seconds = section.number_or("heartbeat_seconds", 10.0, {0.5, 3600.0});
   parallel.step_timeout_seconds = section.number_or("step_timeout_seconds", 0.0, {0.0, 1e6});
-  if (section.boolean_or("share_base_per_host", false))
-    findings.unsupported(section, "share_base_per_host", "one base shared by the ranks of a host");
   const YamlNode zero = section.section("zero_optimization");
   refuse_zero_keys_without_effect(zero);
   const int64_t stage = zero.integer_or("stage", 0, {0, 3});
@@ -266,6 +281,7 @@ void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) 
   read_offload(zero, "offload_optimizer", config, parallel.offload_optimizer);
   read_offload(zero, "offload_param", config, parallel.offload_param);
   zero.finish();
+  read_base_sharing(section, parallel);
   section.finish();
 }
 

@@ -79,6 +79,7 @@ struct ParallelSection {
   parallel::ZeroStage stage = parallel::ZeroStage::k0;
   OffloadSection offload_optimizer;
   OffloadSection offload_param;
+  parallel::BaseSharing base_sharing = parallel::BaseSharing::kNone;  // share_base_per_host
   int64_t threads = 0;                // per rank; 0 = as the process was started
   double heartbeat_seconds = 10.0;    // a rank silent for twice this is lost
   double step_timeout_seconds = 0.0;  // so long without progress in a step; 0 = automatic

@@ -101,6 +101,8 @@ std::vector<Entry> all_entries(const RunConfig& config) {
                        "{stage: " + text_of(static_cast<int64_t>(config.parallel.stage)) +
                            ", offload_optimizer: " + text_of(config.parallel.offload_optimizer) +
                            ", offload_param: " + text_of(config.parallel.offload_param) + "}");
+  entries.emplace_back("parallel.share_base_per_host",
+                       text_of(config.parallel.base_sharing == parallel::BaseSharing::kPerHost));
   entries.emplace_back("parallel.threads", text_of(config.parallel.threads));
   entries.emplace_back("parallel.heartbeat_seconds", text_of(config.parallel.heartbeat_seconds));
   entries.emplace_back("parallel.step_timeout_seconds",

@@ -44,18 +44,24 @@ LossResult evaluate_loss(models::Model& model, const data::Dataset& dataset,
   for (int64_t first = 0; first < num_micro_batches; first += num_ranks) {
     const int64_t m = first + comm.rank();
     comm.note_progress({});
-    model.store().begin_walk(walk);
-    if (m < num_micro_batches) {
-      const TokenBatch batch = data::collate(dataset.samples, plan[m]);
-      models::ForwardOptions forward;
-      forward.context.batch = &batch;
-      forward.hooks = options.hooks;
-      const auto result = objective->evaluate(model, forward);
-      losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
-      if (result.first_non_finite >= 0 && bad_micro_batch < 0)
-        bad_micro_batch = m;
-    }
-    model.store().end_walk();
+    const auto run = [&] {
+      model.store().begin_walk(walk);
+      if (m < num_micro_batches) {
+        const TokenBatch batch = data::collate(dataset.samples, plan[m]);
+        models::ForwardOptions forward;
+        forward.context.batch = &batch;
+        forward.hooks = options.hooks;
+        const auto result = objective->evaluate(model, forward);
+        losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
+        if (result.first_non_finite >= 0 && bad_micro_batch < 0)
+          bad_micro_batch = m;
+      }
+      model.store().end_walk();
+    };
+    if (options.run)
+      options.run(run);
+    else
+      run();
     for (int64_t done = first; done < std::min(first + num_ranks, num_micro_batches); ++done)
       samples_done += static_cast<int64_t>(plan[done].samples.size());
     if (options.progress)

@@ -23,6 +23,8 @@ struct EvaluateOptions {
   int64_t max_new_tokens = 256;                               // of an answer (exact match)
   int64_t batch_size = 16;                                    // answers decoded together
   std::function<void(int64_t done, int64_t total)> progress;  // samples; may be empty
+  /// Runs the walk of a micro-batch or its replay; empty: just so.
+  std::function<void(const std::function<void()>& walk)> run;
 };
 
 struct LossResult {

@@ -158,7 +158,10 @@ void load(Job& job) {
   const RunConfig& config = job.config;
   open_base_file(job);
   job.store = std::make_unique<parallel::ShardedParameterStore>(
-      job.comm, config.parallel.stage, parallel::kMaxHeldBytes, job.base_file.get());
+      job.comm, config.parallel.stage,
+      parallel::FrozenStorage{.max_held_bytes = parallel::kMaxHeldBytes,
+                              .file = job.base_file.get(),
+                              .sharing = config.parallel.base_sharing});
   models::LoadOptions options;
   options.quantization = config.quantization;
   options.compute_dtype = job.compute_dtype;

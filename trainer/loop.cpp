@@ -52,7 +52,12 @@ void Loop::run(const std::function<int()>& signal) {
     if (evaluated) {
       if (job_.comm.rank() == 0)
         progress.clear();
-      evaluate();
+      try {
+        evaluate();
+      } catch (const UnreadableBase& error) {
+        log(done, step, false);
+        save_and_end(done, error);
+      }
     }
     if (evaluated || is_last || is_due(done, job_.config.logging.logging_steps)) {
       log(done, step, evaluated);
@@ -82,22 +87,27 @@ StepResult Loop::run_step(int64_t step) {
     times_ = {elapsed.count(), after.waited_seconds - before.waited_seconds,
               after.background_cpu_seconds - before.background_cpu_seconds};
     return result;
-  } catch (const InterruptedStep& error) {
-    log_error(std::string(error.what()) + " Step " + std::to_string(step + 1) +
-              " was not finished; saving the state before it.");
-    save(step);
-    finish_save();
-    throw Error(error.exit_code(),
-                std::string(error.what()) +
-                    (saved_step_ == step && step > 0
-                         ? " The checkpoint of step " + std::to_string(step) + " is saved."
-                         : " Nothing new was to be saved or could be."));
+  } catch (const UnreadableBase& error) {
+    save_and_end(step, error);
   }
+}
+
+void Loop::save_and_end(int64_t step, const UnreadableBase& error) {
+  log_error(std::string(error.what()) + " Saving the state after step " + std::to_string(step) +
+            ".");
+  save(step);
+  finish_save();
+  throw Error(error.exit_code(),
+              std::string(error.what()) +
+                  (saved_step_ == step && step > 0
+                       ? " The checkpoint of step " + std::to_string(step) + " is saved."
+                       : " Nothing new was to be saved or could be."));
 }
 
 void Loop::evaluate() {
   EvaluateOptions options;
   options.hooks = {job_.adapter.get()};
+  options.run = [this](const std::function<void()>& walk) { run_walk(job_, walk); };
   const LossResult loss = evaluate_loss(*job_.model, job_.eval_set, job_.comm, options);
   result_.eval_loss = loss.loss;
   result_.has_eval = true;

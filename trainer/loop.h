@@ -31,8 +31,10 @@ class Loop {
   void finish_save();
 
  private:
-  /// train_step(); where it was interrupted, saves what the steps before it made. Collective.
+  /// train_step(); without a base, saves what the steps before it made and ends. Collective.
   StepResult run_step(int64_t step);
+  /// The state after `step` is whole, but the run cannot go on. Collective.
+  [[noreturn]] void save_and_end(int64_t step, const UnreadableBase& error);
   void log(int64_t step, const StepResult& result, bool evaluated);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);

@@ -10,6 +10,7 @@
 namespace shardtune::trainer {
 namespace {
 
+using parallel::FrozenPlace;
 using parallel::PlannedStore;
 using parallel::ZeroStage;
 
@@ -47,7 +48,9 @@ class PlannedSource : public models::ModelSource {
   // stand beside what the store holds by then.
   void drop(const std::string& name) const noexcept override {
     const int64_t beside = source_.file_bytes(name) + store_.take_largest_published() + kSlabBytes;
-    load_bytes_ = std::max(load_bytes_, store_.bytes().base() + beside);
+    // What is shared is counted whole, with the rest of it to come (plan_run).
+    const parallel::ParameterBytes& held = store_.bytes();
+    load_bytes_ = std::max(load_bytes_, held.base() - held.shared + beside);
   }
   std::string content_hash() const override { return ""; }
   std::string folder() const override { return source_.folder(); }
@@ -126,11 +129,6 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
   return shape;
 }
 
-parallel::FrozenPlace frozen_place(const RunConfig& config) {
-  return config.parallel.offload_param.is_nvme() ? parallel::FrozenPlace::kNvme
-                                                 : parallel::FrozenPlace::kMemory;
-}
-
 /// What state_bytes of optimizer states hold in memory: three buffers where they are on NVMe.
 int64_t resident_state_bytes(const RunConfig& config, int64_t state_bytes) {
   if (!config.parallel.offload_optimizer.is_nvme())
@@ -145,7 +143,7 @@ class Walk {
       : job_(job),
         choice_(choice),
         ranks_(ranks),
-        store_(choice.stage, 0, ranks, frozen_place(job.config)),
+        store_(choice.stage, 0, ranks, choice.base),
         source_(*job.source, store_) {}
 
   void load() {
@@ -268,7 +266,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("adapters: fp32 master weights", bytes.master);
   add("adapters: bf16 copies", bytes.bf16);
   add("units gathered or read ahead", bytes.gather);
-  add("gradients", of(Purpose::kParameters) - bytes.all());
+  add("gradients", of(Purpose::kParameters) - bytes.pooled());
   add("optimizer states", state_bytes);
   add("activations", of(Purpose::kActivations));
   add("attention workspace", of(Purpose::kAttention));
@@ -281,8 +279,24 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
 }  // namespace
 
 PlanChoice configured_choice(const RunConfig& config) {
-  return {config.parallel.stage, config.training.gradient_checkpointing,
-          config.training.micro_batch_size, config.data.max_length, config.quantization};
+  const ParallelSection& parallel = config.parallel;
+  const bool shares = parallel.base_sharing == parallel::BaseSharing::kPerHost;
+  return {parallel.stage,
+          config.training.gradient_checkpointing,
+          config.training.micro_batch_size,
+          config.data.max_length,
+          config.quantization,
+          parallel.offload_param.is_nvme() ? FrozenPlace::kNvme
+          : shares                         ? FrozenPlace::kHost
+                                           : FrozenPlace::kMemory};
+}
+
+PlanChoice PlanChoice::at_stage(ZeroStage other) const {
+  PlanChoice choice = *this;
+  choice.stage = other;
+  if (other == ZeroStage::k3 && base == FrozenPlace::kHost)
+    choice.base = FrozenPlace::kMemory;
+  return choice;
 }
 
 RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const ProcessBytes& process) {
@@ -315,7 +329,9 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const Proc
   plan.other_rank_bytes = plan.run_bytes;
   plan.rows.push_back({"checkpoint under way (rank 0)", saving_bytes});
   plan.run_bytes += saving_bytes;
-  plan.load_bytes = process.program + process.transport + process.inputs + walk.load_bytes();
+  plan.shared_bytes = store.bytes().shared;
+  plan.load_bytes =
+      process.program + process.transport + process.inputs + walk.load_bytes() + plan.shared_bytes;
   plan.first_rank_bytes = std::max(plan.run_bytes, plan.load_bytes);
   plan.other_rank_bytes = std::max(plan.other_rank_bytes, plan.load_bytes);
   plan.pool_bytes = dry_run.pool().peak_bytes_in_use();

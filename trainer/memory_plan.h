@@ -22,6 +22,10 @@ struct PlanChoice {
   int64_t micro_batch_size = 1;
   int64_t max_length = 1024;
   quant::QuantizationOptions quantization;
+  parallel::FrozenPlace base = parallel::FrozenPlace::kMemory;  // kHost: share_base_per_host
+
+  /// This choice at another stage; at stage 3 no host has a whole base to share.
+  PlanChoice at_stage(parallel::ZeroStage other) const;
 };
 PlanChoice configured_choice(const RunConfig& config);
 
@@ -45,6 +49,7 @@ struct RunPlan {
   int64_t load_bytes = 0;        // most while loading
   int64_t first_rank_bytes = 0;  // rank 0, which writes checkpoints: the larger of both
   int64_t other_rank_bytes = 0;  // any other rank
+  int64_t shared_bytes = 0;      // of each rank's, what the ranks of a host hold once together
   int64_t pool_bytes = 0;        // of the buffer pool, as BufferPool::peak_bytes_in_use counts
 
   int64_t longest_tokens = 0;  // of the longest micro-batch
@@ -56,7 +61,7 @@ struct RunPlan {
 
   /// All ranks of one host, rank 0 among them.
   int64_t host_bytes(int ranks_of_host) const {
-    return first_rank_bytes + (ranks_of_host - 1) * other_rank_bytes;
+    return first_rank_bytes + (ranks_of_host - 1) * (other_rank_bytes - shared_bytes);
   }
 };
 

@@ -9,6 +9,7 @@
 namespace shardtune::trainer {
 namespace {
 
+using parallel::FrozenPlace;
 using parallel::ZeroStage;
 
 constexpr size_t kMaxSuggestions = 3;
@@ -23,6 +24,9 @@ std::string options_of(const PlanChoice& choice, const PlanChoice& configured) {
   };
   if (choice.stage != configured.stage)
     add("parallel.zero_optimization.stage=" + std::to_string(static_cast<int>(choice.stage)));
+  if (choice.base != configured.base)
+    add(std::string("parallel.share_base_per_host=") +
+        (choice.base == FrozenPlace::kHost ? "true" : "false"));
   if (choice.gradient_checkpointing != configured.gradient_checkpointing)
     add("training.gradient_checkpointing=true");
   if (choice.micro_batch_size != configured.micro_batch_size)
@@ -36,7 +40,7 @@ std::string options_of(const PlanChoice& choice, const PlanChoice& configured) {
   return text;
 }
 
-enum class Change { kRecompute, kShardStates, kShardBase, kQuantise };
+enum class Change { kRecompute, kShareBase, kShardStates, kShardBase, kQuantise };
 
 /// The configured choice with some changes made; nullopt where one of them changes nothing.
 std::optional<PlanChoice> changed(PlanChoice choice, const std::vector<Change>& changes,
@@ -49,7 +53,11 @@ std::optional<PlanChoice> changed(PlanChoice choice, const std::vector<Change>& 
       const ZeroStage stage = change == Change::kShardStates ? ZeroStage::k2 : ZeroStage::k3;
       if (ranks == 1 || choice.stage >= stage)
         return std::nullopt;
-      choice.stage = stage;
+      choice = choice.at_stage(stage);
+    } else if (change == Change::kShareBase) {
+      if (ranks == 1 || choice.stage == ZeroStage::k3 || choice.base != FrozenPlace::kMemory)
+        return std::nullopt;
+      choice.base = FrozenPlace::kHost;
     } else {
       if (choice.quantization.method == "nf4")
         return std::nullopt;
@@ -83,11 +91,11 @@ std::optional<RunPlan> shrink_until_it_fits(const PlanFunction& plan, PlanChoice
 }  // namespace
 
 PlanFunction plan_function(const Job& job, int ranks, const ProcessBytes& process) {
-  using Key = std::tuple<ZeroStage, bool, int64_t, int64_t, std::string>;
+  using Key = std::tuple<ZeroStage, bool, int64_t, int64_t, std::string, FrozenPlace>;
   auto known = std::make_shared<std::map<Key, RunPlan>>();
   return [&job, ranks, process, known](const PlanChoice& choice) {
     const Key key(choice.stage, choice.gradient_checkpointing, choice.micro_batch_size,
-                  choice.max_length, choice.quantization.method);
+                  choice.max_length, choice.quantization.method, choice.base);
     const auto found = known->find(key);
     if (found != known->end())
       return found->second;
@@ -106,8 +114,7 @@ std::optional<RunPlan> cheapest_that_fits(const PlanFunction& plan, const PlanCh
       choice.gradient_checkpointing = recompute;
       std::vector<RunPlan> fitting;
       for (const ZeroStage stage : kStages) {
-        choice.stage = stage;
-        RunPlan found = plan(choice);
+        RunPlan found = plan(choice.at_stage(stage));
         if (fits(found, host))
           fitting.push_back(std::move(found));
         if (fitting.size() == 1 && fitting[0].ranks == 1)
@@ -130,7 +137,7 @@ std::vector<Suggestion> suggest(const PlanFunction& plan, const PlanChoice& conf
                                 const HostLimit& host) {
   using enum Change;
   std::vector<std::vector<Change>> sets = {{}, {kRecompute}, {kQuantise}, {kRecompute, kQuantise}};
-  for (const Change shard : {kShardStates, kShardBase}) {
+  for (const Change shard : {kShardStates, kShareBase, kShardBase}) {
     sets.push_back({shard});
     sets.push_back({kRecompute, shard});
     sets.push_back({shard, kQuantise});

@@ -25,9 +25,11 @@ std::string memory_row(const char* name, int64_t bytes) {
 const char* yes_no(bool value) { return value ? "true" : "false"; }
 
 std::string choice_text(const PlanChoice& choice) {
+  const bool shares = choice.base == parallel::FrozenPlace::kHost;
   return "ZeRO stage " + std::to_string(static_cast<int>(choice.stage)) +
-         ", gradient_checkpointing " + yes_no(choice.gradient_checkpointing) +
-         ", micro_batch_size " + std::to_string(choice.micro_batch_size);
+         (shares ? " with one base per host" : "") + ", gradient_checkpointing " +
+         yes_no(choice.gradient_checkpointing) + ", micro_batch_size " +
+         std::to_string(choice.micro_batch_size);
 }
 
 std::string method_text(const quant::QuantizationOptions& quantization) {
@@ -63,6 +65,9 @@ std::string plan_table(const Job& job, const RunPlan& plan, const HostLimit& hos
   const int64_t total = plan.host_bytes(host.ranks);
   text += "  " + ranks(host.ranks) + " of this machine: " + bytes_text(total) + " of " +
           bytes_text(host.bytes) + ": " + (fits(plan, host) ? "fits" : "does not fit") + "\n";
+  if (plan.shared_bytes > 0)
+    text += "  of each rank's peak, " + bytes_text(plan.shared_bytes) +
+            " are the base that the ranks of a host share: counted once\n";
   text += "  traffic: " + bytes_text(plan.sent_bytes_per_step) +
           " sent by a rank per step, as much received\n";
   text += "  disk: " + bytes_text(plan.checkpoint_bytes) + " per checkpoint, at most " +
@@ -81,8 +86,8 @@ std::string stages_table(const PlanFunction& plan, const PlanChoice& configured,
     text += formatted("  %-32s ",
                       recompute ? "gradient_checkpointing: true" : "gradient_checkpointing: false");
     for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2, ZeroStage::k3}) {
-      choice.stage = stage;
-      text += formatted(" %10.1f", static_cast<double>(plan(choice).first_rank_bytes) / kMebibyte);
+      const RunPlan found = plan(choice.at_stage(stage));
+      text += formatted(" %10.1f", static_cast<double>(found.first_rank_bytes) / kMebibyte);
     }
     text += "\n";
   }
@@ -125,6 +130,7 @@ io::Json plan_json(const RunPlan& plan, const HostLimit& host) {
   json.set("peak_bytes", plan.first_rank_bytes);
   json.set("other_rank_peak_bytes", plan.other_rank_bytes);
   json.set("load_bytes", plan.load_bytes);
+  json.set("shared_bytes", plan.shared_bytes);
   json.set("pool_bytes", plan.pool_bytes);
   json.set("host_bytes", plan.host_bytes(host.ranks));
   json.set("usable_bytes", host.bytes);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 #include "optim/clip.h"
@@ -12,24 +11,6 @@
 
 namespace shardtune::trainer {
 namespace {
-
-/// Runs body. With a base on NVMe, an error of one rank is thrown by all before anything is
-/// updated.
-void run_offloaded(Job& job, const std::function<void()>& body) {
-  const bool is_gathered =
-      job.store->stage() == parallel::ZeroStage::k3 && job.comm.world_size() > 1;
-  if (!job.config.parallel.offload_param.is_nvme() || is_gathered) {
-    body();
-    return;
-  }
-  try {
-    run_on_all_ranks(job.comm, body);
-  } catch (const Error& error) {
-    job.store->abandon_walk();
-    job.store->cancel_step();
-    throw InterruptedStep(error.exit_code(), error.what());
-  }
-}
 
 /// Steps this rank's ranges. Offloaded states can fail on one rank alone: all ranks end then.
 void update_weights(Job& job, double learning_rate, int64_t step) {
@@ -51,6 +32,27 @@ void run_after_step_hooks(Job& job, int64_t step) {
 
 }  // namespace
 
+// Where units are gathered, all ranks have the error at the same lease. Elsewhere each reads its
+// own file at its own pace, and they meet when all are through.
+void run_walk(Job& job, const std::function<void()>& body) {
+  if (!job.config.parallel.offload_param.is_nvme()) {
+    body();
+    return;
+  }
+  const bool is_gathered =
+      job.store->stage() == parallel::ZeroStage::k3 && job.comm.world_size() > 1;
+  try {
+    if (is_gathered)
+      body();
+    else
+      run_on_all_ranks(job.comm, body);
+  } catch (const parallel::AgreedError& error) {
+    job.store->abandon_walk();
+    job.store->cancel_step();
+    throw UnreadableBase(error.exit_code(), error.what());
+  }
+}
+
 StepResult train_step(Job& job, int64_t step) {
   parallel::ShardedParameterStore& store = *job.store;
   const data::StepPlan plan = job.plan->step(step);
@@ -64,7 +66,7 @@ StepResult train_step(Job& job, int64_t step) {
   for (int64_t round = 0; round < store.num_rounds(); ++round) {
     const int64_t m = store.micro_batch_of_round(round);
     job.comm.note_progress({step + 1, round});
-    run_offloaded(job, [&] {
+    run_walk(job, [&] {
       if (m < 0) {
         replay_micro_batch(job);
         return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "trainer/job.h"
 
@@ -15,17 +16,21 @@ struct StepResult {
   int64_t num_trained_tokens = 0;
 };
 
-/// The base could not be read back from NVMe on some rank. Thrown on every rank, before the update:
-/// weights and states are those after the step before.
-class InterruptedStep : public Error {
+/// The base could not be read back from NVMe on some rank. Thrown on every rank: nothing was
+/// updated meanwhile, the store serves what a checkpoint needs, and no unit is leased any more.
+class UnreadableBase : public Error {
  public:
   using Error::Error;
 };
 
+/// Runs body, forward and backward of at most one micro-batch or a replay of its walk, on every
+/// rank. Collective.
+/// Errors  UnreadableBase; those of body, where the base is in memory
+void run_walk(Job& job, const std::function<void()>& body);
+
 /// Runs step `step`, counted from 0. Collective.
 /// Errors  NonFiniteError on every rank: NaN or infinity in loss or gradient; nothing was updated;
-///         InterruptedStep; those of OptimizerStates::step. At stage 3 on several ranks a base that
-///         cannot be read is the error of its rank alone, as the others wait in a gather
+///         UnreadableBase; those of OptimizerStates::step
 StepResult train_step(Job& job, int64_t step);
 
 /// Forward and backward of the longest micro-batch without an update, so that buffers get their

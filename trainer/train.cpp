@@ -79,6 +79,9 @@ std::string mebibytes(int64_t bytes) {
 
 void log_shards(const Job& job) {
   const parallel::StoreMemory memory = job.store->memory();
+  if (memory.shared_bytes > 0)
+    log_info("share_base_per_host: each host holds one base of " + mebibytes(memory.shared_bytes) +
+             " for its ranks (" + std::to_string(job.comm.local_size()) + " on that of rank 0)");
   if (memory.unit_bytes == 0 || job.base_file != nullptr)
     return;  // with a file, offload_param tells its size
   int64_t whole = 0;

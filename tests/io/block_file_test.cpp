@@ -2,13 +2,10 @@
 // of the device, the full disk, and the fallback without io_uring or O_DIRECT.
 #include "io/block_file.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
-#include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
@@ -18,19 +15,16 @@
 #include "io/file.h"
 #include "tests/io/temp_folder.h"
 #include "tests/support/failing_io.h"
+#include "tests/support/other_writer.h"
 
 namespace shardtune::io {
 namespace {
 
 using testing::FailingIo;
+using testing::OtherWriter;
+using testing::scaled;
 
 constexpr int64_t kBlock = BlockFile::kBlockBytes;
-
-int scaled(int full) {
-  const char* scale = std::getenv("SHARDTUNE_TEST_SCALE");
-  const int divisor = scale == nullptr ? 20 : std::max(1, std::atoi(scale));
-  return std::max(1, full / divisor);
-}
 
 /// Bytes that tell region and generation apart.
 void fill(std::span<std::byte> bytes, uint32_t seed) {
@@ -41,28 +35,6 @@ void fill(std::span<std::byte> bytes, uint32_t seed) {
     std::memcpy(bytes.data() + i, &word, std::min<size_t>(8, bytes.size() - i));
   }
 }
-
-/// The file again, past O_DIRECT, as another writer would reach it.
-class OtherWriter {
- public:
-  explicit OtherWriter(const SwapFile& file)
-      : fd_(::open(("/proc/self/fd/" + std::to_string(file.fd())).c_str(), O_RDWR | O_CLOEXEC)) {}
-  ~OtherWriter() { ::close(fd_); }
-  std::vector<std::byte> read(int64_t offset, int64_t count) const {
-    std::vector<std::byte> bytes(static_cast<size_t>(count));
-    EXPECT_EQ(::pread(fd_, bytes.data(), bytes.size(), offset), count);
-    return bytes;
-  }
-  void write(int64_t offset, std::span<const std::byte> bytes) const {
-    EXPECT_EQ(::pwrite(fd_, bytes.data(), bytes.size(), offset),
-              static_cast<ssize_t>(bytes.size()));
-    EXPECT_EQ(::fsync(fd_), 0);
-  }
-  void cut(int64_t size) const { EXPECT_EQ(::ftruncate(fd_, size), 0); }
-
- private:
-  int fd_;
-};
 
 SwapOptions options_for(const fs::path& folder, SwapMode mode = SwapMode::kAuto) {
   SwapOptions options;

@@ -70,6 +70,34 @@ TEST_F(Plan, CountsStagesOnTwoRanksToTheByte) {
                              "--set parallel.zero_optimization.stage=") +
                      stage,
                  2);
+  expect_exact("--set training.global_batch_size=5 --set parallel.share_base_per_host=true", 2);
+}
+
+TEST_F(Plan, CountsABaseThatRanksShareOnce) {
+  const auto planned = [&](const std::string& options) {
+    const Outcome outcome = folder_.run("plan run.yaml --json --ranks 3 " + options);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return io::parse_json(outcome.out, "plan --json");
+  };
+  const io::Json own = planned("");
+  const io::Json shared = planned("--set parallel.share_base_per_host=true");
+  EXPECT_EQ(integer_of(own, "shared_bytes"), 0);
+  int64_t base = 0;
+  for (const io::Json& row : shared.find("memory")->as_array()) {
+    if (row.find("name")->as_string().rfind("base: ", 0) == 0)
+      base += integer_of(row, "bytes");
+  }
+  EXPECT_GT(base, 0);
+  EXPECT_EQ(integer_of(shared, "shared_bytes"), base);
+  EXPECT_EQ(integer_of(shared, "host_bytes"), integer_of(shared, "peak_bytes") +
+                                                  2 * integer_of(shared, "other_rank_peak_bytes") -
+                                                  2 * base);
+  // What a rank has mapped is the same; the pool holds no base any more.
+  EXPECT_LT(integer_of(shared, "pool_bytes"), integer_of(own, "pool_bytes"));
+  const Outcome text =
+      folder_.run("plan run.yaml --ranks 3 --set parallel.share_base_per_host=true");
+  EXPECT_NE(text.out.find("with one base per host"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("counted once"), std::string::npos) << text.out;
 }
 
 TEST_F(Plan, SaysThatARunFitsAndReadsNoWeights) {

@@ -41,6 +41,11 @@ TEST_F(Ranks, TwoRanksTrainTheSameAdapterAsOne) {
     EXPECT_EQ(read_text(folder_.path("one/adapter/adapter_model.safetensors")),
               read_text(folder_.path("stage" + stage + "/adapter/adapter_model.safetensors")));
   }
+  const Outcome outcome = on_two(
+      "train run.yaml --set checkpoint.output_dir=shared --set parallel.share_base_per_host=true");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(read_text(folder_.path("one/adapter/adapter_model.safetensors")),
+            read_text(folder_.path("shared/adapter/adapter_model.safetensors")));
 }
 
 TEST_F(Ranks, AnErrorOfAllRanksIsToldOnceWithItsCode) {

@@ -23,7 +23,7 @@ float weight(int64_t row, int64_t column) {
 struct Table {
   Table(parallel::Communicator& comm, parallel::ZeroStage stage, int64_t max_held_bytes,
         DType compute)
-      : store(comm, stage, max_held_bytes),
+      : store(comm, stage, {.max_held_bytes = max_held_bytes}),
         table(store, "embed_tokens.weight", kVocab, kHidden, compute) {
     table.load([](int64_t begin, int64_t end, float* out) {
       for (int64_t row = begin; row < end; ++row) {

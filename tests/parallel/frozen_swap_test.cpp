@@ -1,18 +1,24 @@
 // The store with its frozen bytes on NVMe, at stage 0 and, on several ranks, at stage 3: values at
-// every lease, more leases at once than buffers, rows, and bytes published again.
+// every lease, more leases at once than buffers, rows, bytes published again, and bytes of the file
+// that somebody else changed (RELIABILITY R24).
 #include "parallel/frozen_swap.h"
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <random>
 
 #include "io/swap_file.h"
 #include "parallel/sharded_store.h"
 #include "parallel/thread_communicator.h"
+#include "tests/support/other_writer.h"
 
 namespace shardtune::parallel {
 namespace {
+
+using testing::OtherWriter;
 
 constexpr int kUnits = 5;
 constexpr int64_t kRows = 300;
@@ -28,7 +34,7 @@ struct SwappedUnits {
               .rank = comm.rank(),
               .mode = mode,
               .wrap = {}}),
-        store(comm, stage, kMaxHeldBytes, &file) {
+        store(comm, stage, {.max_held_bytes = kMaxHeldBytes, .file = &file}) {
     for (int u = 0; u < kUnits; ++u) {
       const std::string name = "unit" + std::to_string(u);
       units.push_back(store.add_unit(name));
@@ -125,6 +131,107 @@ TEST(FrozenSwap, UnitsComeBackAtEveryStageAlsoWhenPublishedAgain) {
       }
     }
   }
+}
+
+/// Four units of one part of 50,000 bytes, published twice. On two ranks each holds 25,000 bytes of
+/// a unit or, where cuts fall elsewhere, some more.
+struct SmallUnits {
+  static constexpr int kCount = 4;
+  static constexpr int64_t kBytes = 50000;
+
+  SmallUnits(Communicator& comm, ZeroStage stage)
+      : file({.folder = std::filesystem::temp_directory_path(),
+              .rank = comm.rank(),
+              .mode = io::SwapMode::kAuto,
+              .wrap = {}}),
+        store(comm, stage, {.max_held_bytes = kMaxHeldBytes, .file = &file}),
+        region_bytes(round_up(stage == ZeroStage::k3 ? kBytes / 2 : kBytes, io::kIoAlignment)) {
+    for (int u = 0; u < kCount; ++u) {
+      units.push_back(store.add_unit("layer " + std::to_string(u)));
+      ids.push_back(store.declare({"codes " + std::to_string(u),
+                                   units.back(),
+                                   ParameterKind::kFrozen,
+                                   DType::kUInt8,
+                                   {kBytes}}));
+    }
+    publish(1);
+    store.seal();
+    before = OtherWriter(file).read(0, kCount * region_bytes);
+    publish(2);
+  }
+
+  void publish(int generation) {
+    for (int u = 0; u < kCount; ++u) {
+      std::mt19937 random(static_cast<unsigned>(10 * generation + u));
+      std::vector<std::byte> bytes(store.is_publisher(ids[static_cast<size_t>(u)]) ? kBytes : 0);
+      for (std::byte& byte : bytes)
+        byte = static_cast<std::byte>(random());
+      store.publish(ids[static_cast<size_t>(u)], bytes);
+    }
+  }
+
+  /// Leases every unit once.
+  void walk() {
+    store.begin_walk(units);
+    for (const UnitId unit : units)
+      const UnitLease lease = store.acquire(unit, Pass::kForward);
+    store.end_walk();
+  }
+
+  /// Makes the bytes of one unit wrong in the file: a flipped bit, zeros, those of the generation
+  /// before, those of another unit.
+  void spoil(int kind, std::mt19937& random) const {
+    const OtherWriter other(file);
+    const auto unit = static_cast<int64_t>(random() % kCount);
+    std::vector<std::byte> bytes = other.read(unit * region_bytes, region_bytes);
+    if (kind == 0)
+      bytes[random() % (kBytes / 2 - 64)] ^= std::byte{1} << (random() % 8);
+    else if (kind == 1)
+      std::ranges::fill(bytes, std::byte{0});
+    else if (kind == 2)
+      std::copy_n(before.begin() + unit * region_bytes, region_bytes, bytes.begin());
+    else
+      bytes = other.read((unit + 1) % kCount * region_bytes, region_bytes);
+    other.write(unit * region_bytes, bytes);
+  }
+
+  io::SwapFile file;
+  ShardedParameterStore store;
+  int64_t region_bytes;  // in the file, of this rank
+  std::vector<UnitId> units;
+  std::vector<ParameterId> ids;
+  std::vector<std::byte> before;  // the file at generation 1
+};
+
+TEST(FrozenSwap, EveryWrongBlockIsFoundOnEveryRankBeforeItsUse) {
+  const int injections = testing::scaled(4000);
+  std::atomic<int> found{0};
+  for (int i = 0; i < injections; ++i) {
+    // Every fourth on two ranks at stage 3, where one's block is wrong and both must know.
+    const int ranks = i % 4 == 3 ? 2 : 1;
+    run_on_threads(ranks, [&](Communicator& comm) {
+      SmallUnits small(comm, ranks == 1 ? ZeroStage::k0 : ZeroStage::k3);
+      small.walk();
+      std::mt19937 random(static_cast<unsigned>(i));
+      if (comm.rank() == i / 4 % ranks)
+        small.spoil(i / 8 % 4, random);
+      comm.barrier();
+      try {
+        small.walk();
+        ADD_FAILURE() << "injection " << i << " passed unseen";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.exit_code(), ExitCode::kCorruptBlock) << error.what();
+        EXPECT_NE(std::string(error.what()).find("block 0: expected generation 2 with checksum"),
+                  std::string::npos)
+            << error.what();
+        small.store.abandon_walk();
+        ++found;
+      }
+    });
+    if (::testing::Test::HasFailure())
+      break;
+  }
+  EXPECT_EQ(found, injections + injections / 4);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "tests/parallel/training_steps.h"
 
@@ -62,6 +63,49 @@ void check_bits(Communicator& comm) {
   const RunResult expected = TrainingSteps(*single, ZeroStage::k0).run(steps);
   for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2, ZeroStage::k3})
     require(TrainingSteps(comm, stage).run(steps) == expected, "bits of one rank");
+  for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2})
+    require(TrainingSteps(comm, stage, {.sharing = BaseSharing::kPerHost}).run(steps) == expected,
+            "bits of one rank with one base per host");
+}
+
+/// Resident and proportional bytes of this rank's mappings of shared bases, in KiB: the kernel
+/// divides a page by the number of its mappings.
+struct Mapped {
+  int64_t rss = 0;
+  int64_t pss = 0;
+};
+Mapped mapped_bases() {
+  Mapped mapped;
+  std::ifstream smaps("/proc/self/smaps");
+  bool is_base = false;
+  for (std::string line; std::getline(smaps, line);) {
+    if (line.find('-') < line.find(' '))
+      is_base = line.find("/memfd:shardtune") != std::string::npos &&
+                line.find(" r--s ") != std::string::npos;
+    if (is_base && line.rfind("Rss:", 0) == 0)
+      mapped.rss += std::atoll(line.c_str() + 4);
+    if (is_base && line.rfind("Pss:", 0) == 0)
+      mapped.pss += std::atoll(line.c_str() + 4);
+  }
+  return mapped;
+}
+
+void check_one_base_per_host(Communicator& comm) {
+  constexpr int64_t kBytes = 256 << 10;
+  ShardedParameterStore store(comm, ZeroStage::k2, {.sharing = BaseSharing::kPerHost});
+  const UnitId unit = store.add_unit("layer 0");
+  const ParameterId id =
+      store.declare({"codes", unit, ParameterKind::kFrozen, DType::kUInt8, {kBytes}});
+  store.publish(id, std::vector<std::byte>(store.is_publisher(id) ? kBytes : 0, std::byte{7}));
+  store.seal();
+  comm.barrier();  // mapped by all
+  const Mapped mapped = mapped_bases();
+  require(mapped.rss == kBytes >> 10, "every rank has the whole base");
+  const int64_t num_hosts = comm.all_reduce_sum(comm.host_leader() == comm.rank() ? 1 : 0);
+  const int64_t difference = comm.all_reduce_sum(mapped.pss) - num_hosts * (kBytes >> 10);
+  require(std::abs(difference) <= 4 * comm.world_size(), "a host has one base");
+  const UnitLease lease = store.acquire(unit, Pass::kForward);
+  require(std::ranges::count(store.value(id).bytes(), std::byte{7}) == kBytes, "bytes of the base");
 }
 
 int run(Communicator& comm, const char* argument) {
@@ -75,6 +119,7 @@ int run(Communicator& comm, const char* argument) {
   require(std::to_string(comm.world_size()) == argument, "number of ranks");
   check_messages(comm);
   check_bits(comm);
+  check_one_base_per_host(comm);
   comm.barrier();
   if (comm.rank() == 0)
     std::printf("all checks passed on %d %s ranks\n", comm.world_size(),

@@ -51,7 +51,7 @@ TEST(PlannedStore, HoldsEverythingAtStages0To2) {
     EXPECT_EQ(store.bytes().bf16, 2 * 2 * kTrainable);
     EXPECT_EQ(store.bytes().gather, 0);
     EXPECT_EQ(store.num_owned_elements(), (stage == ZeroStage::k0 ? 2 : 1) * kTrainable);
-    EXPECT_EQ(dry_run.pool().bytes_in_use(), store.bytes().all());
+    EXPECT_EQ(dry_run.pool().bytes_in_use(), store.bytes().pooled());
   }
 }
 

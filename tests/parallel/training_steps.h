@@ -30,7 +30,8 @@ struct RunResult {
 
 class TrainingSteps {
  public:
-  TrainingSteps(Communicator& comm, ZeroStage stage) : comm_(comm), store_(comm, stage) {
+  TrainingSteps(Communicator& comm, ZeroStage stage, const FrozenStorage& storage = {})
+      : comm_(comm), store_(comm, stage, storage) {
     const UnitId embedding = store_.add_unit("embedding");
     const UnitId layer = store_.add_unit("layer 0");
     walk_ = {embedding, layer, embedding};

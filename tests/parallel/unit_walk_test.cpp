@@ -23,7 +23,7 @@ float expected_value(size_t unit, int64_t i) { return static_cast<float>(unit * 
 struct Units {
   Units(Communicator& communicator, ZeroStage stage, int num_units = 4,
         int64_t max_held_bytes = kMaxHeldBytes)
-      : comm(communicator), store(communicator, stage, max_held_bytes) {
+      : comm(communicator), store(communicator, stage, {.max_held_bytes = max_held_bytes}) {
     for (int u = 0; u < num_units; ++u) {
       const std::string name = "unit" + std::to_string(u);
       units.push_back(store.add_unit(name));

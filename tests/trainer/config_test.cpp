@@ -205,7 +205,6 @@ TEST(Config, FeaturesToComeAreRefusedByName) {
       {"logging.tensorboard=true", "TensorBoard"},
       {"data.eval_split=0.05", "evaluation set"},
       {"quantization.method=fp4", "quantization 'fp4'"},
-      {"parallel.share_base_per_host=true", "base shared"},
   };
   for (const auto& [assignment, word] : cases) {
     const std::string text = error_of(kMinimal, {assignment});
@@ -214,6 +213,27 @@ TEST(Config, FeaturesToComeAreRefusedByName) {
     EXPECT_HAS(text, "docs/status.md");
     EXPECT_HAS(text, "--set ");
   }
+}
+
+TEST(Config, ASharedBaseNeedsAWholeOneInMemory) {
+  const std::string share = "parallel.share_base_per_host=true";
+  for (const char* stage : {"0", "1", "2"}) {
+    const RunConfig config = parse_config(
+        kMinimal, "run.yaml", {share, std::string("parallel.zero_optimization.stage=") + stage});
+    EXPECT_EQ(config.parallel.base_sharing, parallel::BaseSharing::kPerHost);
+    EXPECT_HAS(resolved_text(config), "share_base_per_host: true");
+    EXPECT_EQ(resume_keys(config), resume_keys(parse_config(kMinimal, "run.yaml", {})));
+  }
+  EXPECT_HAS(error_of(kMinimal, {share, "parallel.zero_optimization.stage=3"}),
+             "parallel.share_base_per_host: expected false with stage 3, found true");
+  EXPECT_HAS(error_of(kMinimal, {share,
+                                 "parallel.zero_optimization.offload_param={device: nvme, "
+                                 "nvme_path: /tmp}"}),
+             "parallel.share_base_per_host: expected false with offload_param on nvme");
+  // Optimizer states are another matter.
+  parse_config(
+      kMinimal, "run.yaml",
+      {share, "parallel.zero_optimization.offload_optimizer={device: nvme, nvme_path: /tmp}"});
 }
 
 TEST(Config, ContradictionsAreErrors) {

@@ -114,13 +114,13 @@ TEST(OffloadOptimizer, AFailingDeviceEndsTheRunOnAllRanksAndKeepsTheCheckpoint) 
     const auto failing = [&] {
       return config(small, name, {states_on_nvme(small), stage(2), "checkpoint.save_steps=1"});
     };
-    // Writes fail once checkpoint 2 is there.
+    // Writes fail in step 3. Checkpoint 2 may still be under way then; it is finished.
     TrainOptions options;
     options.swap.wrap = [&](std::unique_ptr<io::AsyncIo> io) {
       return std::make_unique<testing::FailingIo>(
           std::move(io), [&](const io::IoRequest& request, int64_t count) -> int64_t {
             return request.kind == io::IoKind::kWrite && request.offset > 0 &&
-                           fs::exists(small.path(name) / "checkpoint-2")
+                           small.num_logged(name) == 2
                        ? -error
                        : count;
           });
@@ -180,32 +180,92 @@ TEST(OffloadParam, OtherFormatsOfTheBaseToo) {
   }
 }
 
+/// A read of one rank that fails or brings a flipped bit: number `at` from the time on when two
+/// steps are in the log.
+struct BadRead {
+  int rank = 0;
+  int at = 0;
+  ExitCode kind = ExitCode::kMissingInput;
+};
+
+/// The reads that the bad rank made from then on.
+int run_with(const BadRead& bad, const SmallRun& small, const RunConfig& config,
+             const std::string& name, int ranks) {
+  int reads = 0;
+  const auto alter = [&](const io::IoRequest& request, int64_t count) -> int64_t {
+    if (request.kind != io::IoKind::kRead || small.num_logged(name) != 2 || ++reads != bad.at)
+      return count;
+    if (bad.kind == ExitCode::kMissingInput)
+      return -EIO;
+    request.bytes[40] ^= std::byte{16};
+    return count;
+  };
+  parallel::run_on_threads(ranks, [&](parallel::Communicator& comm) {
+    TrainOptions options = quick();
+    options.catch_signals = false;
+    options.identity = "test";
+    if (comm.rank() == bad.rank)
+      options.swap.wrap = [&](std::unique_ptr<io::AsyncIo> io) {
+        return std::make_unique<testing::FailingIo>(std::move(io), alter);
+      };
+    train(config, comm, options);
+  });
+  return reads;
+}
+
 // What is in memory is whole: weights and states of the step before are saved, then the run ends.
+// At stage 3 the base is gathered: the first read of a step is for embedding rows, the others for
+// units.
 TEST(OffloadParam, AFailingDeviceSavesWhatIsInMemoryAndEndsTheRun) {
   const SmallRun small;
   small.run(config(small, "reference"));
-  for (int ranks = 1; ranks <= 2; ++ranks) {
-    const std::string name = "fail" + std::to_string(ranks);
-    std::atomic<int> reads{0};
-    TrainOptions options = quick();
-    options.swap.wrap = [&](std::unique_ptr<io::AsyncIo> io) {
-      return std::make_unique<testing::FailingIo>(
-          std::move(io), [&](const io::IoRequest& request, int64_t count) -> int64_t {
-            // In the middle of step 3: its first two lines are in the log of the run.
-            return request.kind == io::IoKind::kRead && small.num_logged(name) == 2 && ++reads == 20
-                       ? -EIO
-                       : count;
-          });
+  const struct {
+    int ranks, stage, at;
+    ExitCode kind;
+  } cases[] = {{1, 1, 20, ExitCode::kMissingInput}, {2, 1, 20, ExitCode::kMissingInput},
+               {2, 3, 1, ExitCode::kMissingInput},  {2, 3, 3, ExitCode::kMissingInput},
+               {2, 3, 8, ExitCode::kCorruptBlock},  {4, 3, 1, ExitCode::kCorruptBlock},
+               {4, 3, 5, ExitCode::kMissingInput},  {4, 3, 9, ExitCode::kCorruptBlock}};
+  for (const auto& each : cases) {
+    const std::string name = "r" + std::to_string(each.ranks) + "s" + std::to_string(each.stage) +
+                             "at" + std::to_string(each.at);
+    const auto failing = [&] {
+      return config(small, name, {base_on_nvme(small), stage(each.stage)});
     };
-    const auto failing = [&] { return config(small, name, {base_on_nvme(small), stage(1)}); };
-    const Error caught = error_of([&] { small.run(failing(), ranks, options); });
-    EXPECT_EQ(caught.exit_code(), ExitCode::kMissingInput) << caught.what();
+    const BadRead bad{each.ranks - 1, each.at, each.kind};
+    const Error caught = error_of([&] { run_with(bad, small, failing(), name, each.ranks); });
+    EXPECT_EQ(caught.exit_code(), each.kind) << caught.what();
+    if (each.ranks > 1)
+      EXPECT_HAS(caught.what(), "rank " + std::to_string(each.ranks - 1) + ": ");
     EXPECT_HAS(caught.what(), "block 0");
-    EXPECT_HAS(caught.what(), "Input/output error");
+    EXPECT_HAS(caught.what(), each.kind == ExitCode::kMissingInput
+                                  ? "Input/output error"
+                                  : "expected generation 1 with checksum");
     EXPECT_HAS(caught.what(), "The checkpoint of step 2 is saved.");
-    const TrainResult resumed = small.run(failing(), ranks, quick());
+    const TrainResult resumed = small.run(failing(), each.ranks, quick());
     EXPECT_EQ(resumed.resumed_from, 2);
     expect_reference(small, name);
+  }
+}
+
+// The last read of a run is for the evaluation after its last step, which is whole.
+TEST(OffloadParam, ADeviceThatFailsInAnEvaluationCostsNoStep) {
+  const SmallRun small;
+  const std::string steps = "training.max_steps=3";
+  small.run(config(small, "reference", {steps}));
+  for (const int number : {0, 3}) {
+    const std::string name = "eval" + std::to_string(number);
+    const auto failing = [&](const std::string& output) {
+      return config(small, output, {steps, base_on_nvme(small), stage(number)});
+    };
+    const int reads = run_with({0, -1}, small, failing(name + "good"), name + "good", 2);
+    const Error caught = error_of([&] { run_with({0, reads}, small, failing(name), name, 2); });
+    EXPECT_HAS(caught.what(), "The checkpoint of step 3 is saved.");
+    EXPECT_FALSE(fs::exists(small.path(name) / "adapter"));
+    const TrainResult resumed = small.run(failing(name), 2, quick());
+    EXPECT_EQ(resumed.resumed_from, 3);
+    EXPECT_TRUE(resumed.has_eval);
+    EXPECT_TRUE(small.adapter_bytes(name) == small.adapter_bytes("reference"));
   }
 }
 

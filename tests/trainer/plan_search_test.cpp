@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace shardtune::trainer {
 namespace {
 
+using parallel::FrozenPlace;
 using parallel::ZeroStage;
 
 /// 100 for a dense base or 25, activations of 8 per row or 2 with recompute at 1,000 tokens, states
@@ -19,6 +22,7 @@ RunPlan made_up(const PlanChoice& choice, int ranks) {
   const int64_t states = choice.stage == ZeroStage::k0 ? 20 : 20 / ranks;
   plan.first_rank_bytes = base + choice.micro_batch_size * row * choice.max_length / 1000 + states;
   plan.other_rank_bytes = plan.first_rank_bytes;
+  plan.shared_bytes = choice.base == FrozenPlace::kHost ? base : 0;
   plan.sent_bytes_per_step = 3 - static_cast<int64_t>(choice.stage == ZeroStage::k2);
   return plan;
 }
@@ -83,6 +87,29 @@ TEST(Suggestions, ShardOnSeveralRanks) {
   for (const Suggestion& suggestion : suggestions)
     shards = shards || suggestion.options.find("zero_optimization.stage=2") != std::string::npos;
   EXPECT_TRUE(shards);
+}
+
+TEST(Suggestions, ShareTheBaseOfAHost) {
+  // Two ranks need 2 x (100 + 64 + 20), with one base 268.
+  const auto suggestions = suggest(on(2), eight_rows(), {2, 270});
+  EXPECT_NE(std::ranges::find(suggestions, "--set parallel.share_base_per_host=true",
+                              &Suggestion::options),
+            suggestions.end());
+  PlanChoice on_nvme = eight_rows();
+  on_nvme.base = FrozenPlace::kNvme;
+  for (const Suggestion& suggestion : suggest(on(2), on_nvme, {2, 270}))
+    EXPECT_EQ(suggestion.options.find("share_base"), std::string::npos) << suggestion.options;
+}
+
+TEST(CheapestPlan, Stage3SharesNothing) {
+  PlanChoice shared = eight_rows();
+  shared.base = FrozenPlace::kHost;
+  EXPECT_EQ(shared.at_stage(ZeroStage::k2).base, FrozenPlace::kHost);
+  EXPECT_EQ(shared.at_stage(ZeroStage::k3).base, FrozenPlace::kMemory);
+  // A share of 50 of the base at stage 3 is the least here.
+  const auto plan = cheapest_that_fits(on(2), shared, {2, 248});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->choice.base, FrozenPlace::kHost);
 }
 
 TEST(Suggestions, AreNoneWhenNothingHelps) {

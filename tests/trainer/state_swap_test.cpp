@@ -5,9 +5,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <random>
 
 #include "core/error.h"
 #include "tests/support/failing_io.h"
+#include "tests/support/other_writer.h"
 #include "tests/trainer/tiny_model.h"
 
 namespace shardtune::trainer {
@@ -108,6 +110,54 @@ TEST(StateSwap, AnErrorInTheMiddleEndsEveryLaterUse) {
   EXPECT_THROW(swap.update(all, add_one), Error);
   EXPECT_THROW(swap.read(0, add_one), Error);
   EXPECT_THROW(swap.overwrite(add_one), Error);
+}
+
+// RELIABILITY R24: states are written anew in every step, so a block of the step before has the
+// right tensor and a checksum of its own, and only its generation is wrong.
+TEST(StateSwap, EveryWrongBlockIsFoundBeforeItsUse) {
+  const TempFolder folder;
+  // Four regions: two tensors with two states each, one block in each.
+  constexpr int64_t kNumel = 5000, kBytes = 4 * kNumel;
+  const StateSwap::Segment segments[] = {{"w", kNumel}, {"v", kNumel}};
+  const int64_t region_bytes = StateSwap::bytes_of(segments, 2) / 4;
+  const auto all = [](size_t) { return true; };
+  const int injections = testing::scaled(4000);
+  int found = 0;
+  for (int i = 0; i < injections && !HasFailure(); ++i) {
+    io::SwapFile file(in_folder(folder));
+    StateSwap swap(file, segments, {"exp_avg", "exp_avg_sq"});
+    fill_initial(swap);
+    const testing::OtherWriter other(file);
+    const std::vector<std::byte> before = other.read(0, 4 * region_bytes);
+    swap.update(all, add_one);
+
+    std::mt19937 random(static_cast<unsigned>(i));
+    const auto region = static_cast<int64_t>(random() % 4);
+    std::vector<std::byte> bytes = other.read(region * region_bytes, kBytes);
+    if (i % 4 == 0)
+      bytes[random() % bytes.size()] ^= std::byte{1} << (random() % 8);
+    else if (i % 4 == 1)
+      std::ranges::fill(bytes, std::byte{0});
+    else if (i % 4 == 2)
+      std::copy_n(before.begin() + region * region_bytes, kBytes, bytes.begin());
+    else
+      bytes = other.read((region + 1) % 4 * region_bytes, kBytes);
+    other.write(region * region_bytes, bytes);
+
+    try {
+      swap.update(all, [&](const StateSwap::Piece& piece, std::span<const std::span<float>>) {
+        // Pieces before the wrong one may be handed out, it itself never.
+        EXPECT_LT(static_cast<int64_t>(piece.segment), region / 2);
+      });
+      ADD_FAILURE() << "injection " << i << " passed unseen";
+    } catch (const CorruptBlockError& error) {
+      EXPECT_NE(std::string(error.what()).find("block 0: expected generation 3 with checksum"),
+                std::string::npos)
+          << error.what();
+      ++found;
+    }
+  }
+  EXPECT_EQ(found, injections);
 }
 
 }  // namespace

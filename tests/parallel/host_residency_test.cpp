@@ -1,0 +1,227 @@
+// One frozen base per host: what every rank reads, that nobody can write to it, and what happens
+// when its memory cannot be had.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "parallel/host_segment.h"
+#include "parallel/sharded_store.h"
+#include "parallel/thread_communicator.h"
+
+namespace shardtune::parallel {
+namespace {
+
+constexpr int kUnits = 3;
+constexpr int64_t kRows = 50;
+constexpr int64_t kColumns = 33;  // parts of a unit need gaps between them
+
+float value_of(int unit, int64_t i, int generation) {
+  return static_cast<float>(unit * 100000 + i) + 0.25f * static_cast<float>(generation);
+}
+
+class SharedUnits {
+ public:
+  explicit SharedUnits(Communicator& comm, ZeroStage stage = ZeroStage::k2)
+      : store(comm, stage, {.sharing = BaseSharing::kPerHost}) {
+    for (int u = 0; u < kUnits; ++u) {
+      const std::string name = "unit" + std::to_string(u);
+      units.push_back(store.add_unit(name));
+      tables.push_back(store.declare({name + ".weight",
+                                      units.back(),
+                                      ParameterKind::kFrozen,
+                                      DType::kFloat32,
+                                      {kRows, kColumns}}));
+      biases.push_back(store.declare(
+          {name + ".bias", units.back(), ParameterKind::kFrozen, DType::kFloat32, {u + 1}}));
+      store.declare(
+          {name + ".lora_A", units.back(), ParameterKind::kTrainable, DType::kFloat32, {4}});
+    }
+    for (int u = 0; u < kUnits; ++u) {
+      publish(tables[static_cast<size_t>(u)], u, kRows * kColumns, 0);
+      publish(biases[static_cast<size_t>(u)], u, u + 1, 0);
+    }
+    store.seal();
+  }
+
+  void publish(ParameterId id, int unit, int64_t count, int generation) {
+    std::vector<float> values;
+    for (int64_t i = 0; store.is_publisher(id) && i < count; ++i)
+      values.push_back(value_of(unit, i, generation));
+    store.publish(id, std::as_bytes(std::span(values)));
+  }
+
+  void expect_values(int table_generation) {
+    for (int u = 0; u < kUnits; ++u) {
+      const auto index = static_cast<size_t>(u);
+      const UnitLease lease = store.acquire(units[index], Pass::kForward);
+      const auto table = store.value(tables[index]).span<const float>();
+      for (size_t i = 0; i < table.size(); ++i)
+        ASSERT_EQ(table[i], value_of(u, static_cast<int64_t>(i), table_generation)) << u;
+      const auto bias = store.value(biases[index]).span<const float>();
+      for (size_t i = 0; i < bias.size(); ++i)
+        ASSERT_EQ(bias[i], value_of(u, static_cast<int64_t>(i), 0)) << u;
+    }
+    const std::vector<int32_t> rows = {49, 0, 7, 7};
+    std::vector<float> fetched(rows.size() * kColumns);
+    const RowFetch fetch{tables[1], rows, std::as_writable_bytes(std::span(fetched))};
+    store.fetch_rows({&fetch, 1});
+    for (size_t i = 0; i < fetched.size(); ++i) {
+      const auto row = static_cast<int64_t>(rows[i / kColumns]);
+      ASSERT_EQ(fetched[i],
+                value_of(1, row * kColumns + static_cast<int64_t>(i % kColumns), table_generation));
+    }
+  }
+
+  ShardedParameterStore store;
+  std::vector<UnitId> units;
+  std::vector<ParameterId> tables, biases;
+};
+
+TEST(HostResidency, EveryRankOfEveryHostReadsWhatWasPublishedLast) {
+  for (const int ranks : {1, 2, 4, 5}) {
+    for (const int hosts : {1, 2, 3}) {
+      if (hosts > ranks)
+        continue;
+      run_on_threads(
+          ranks,
+          [&](Communicator& comm) {
+            SharedUnits shared(comm);
+            shared.expect_values(0);
+            for (int generation = 1; generation <= 3; ++generation) {
+              for (int u = 0; u < kUnits; ++u)
+                shared.publish(shared.tables[static_cast<size_t>(u)], u, kRows * kColumns,
+                               generation);
+              shared.expect_values(generation);
+            }
+          },
+          ThreadTransport::kBuffers, hosts);
+    }
+  }
+}
+
+TEST(HostResidency, RanksOfAHostReadTheSameMemoryAndOtherHostsOtherMemory) {
+  constexpr int kRanks = 4;
+  std::vector<uint64_t> inodes(kRanks);
+  run_on_threads(
+      kRanks,
+      [&](Communicator& comm) {
+        SharedUnits shared(comm);
+        const UnitLease lease = shared.store.acquire(shared.units[0], Pass::kForward);
+        const auto address =
+            reinterpret_cast<uintptr_t>(shared.store.value(shared.tables[0]).raw());
+        std::ifstream maps("/proc/self/maps");
+        for (std::string line; std::getline(maps, line);) {
+          std::istringstream words(line);
+          uintptr_t begin = 0, end = 0;
+          char dash = 0;
+          std::string access, offset, device;
+          uint64_t inode = 0;
+          words >> std::hex >> begin >> dash >> end >> access >> offset >> device >> std::dec >>
+              inode;
+          if (begin <= address && address < end) {
+            EXPECT_EQ(access, "r--s") << line;
+            EXPECT_NE(line.find("/memfd:shardtune"), std::string::npos) << line;
+            inodes[static_cast<size_t>(comm.rank())] = inode;
+          }
+        }
+        comm.barrier();  // all memory is there at once
+      },
+      ThreadTransport::kBuffers, 2);
+  EXPECT_NE(inodes[0], 0u);
+  EXPECT_EQ(inodes[0], inodes[2]);
+  EXPECT_EQ(inodes[1], inodes[3]);
+  EXPECT_NE(inodes[0], inodes[1]);
+}
+
+TEST(HostResidency, AStrayWriteFaults) {
+  const auto comm = make_single_communicator();
+  SharedUnits shared(*comm);
+  EXPECT_EXIT(
+      {
+        const UnitLease lease = shared.store.acquire(shared.units[0], Pass::kForward);
+        std::signal(SIGSEGV, SIG_DFL);
+        shared.store.value(shared.tables[0]).data<float>()[3] = 1.0f;
+      },
+      ::testing::KilledBySignal(SIGSEGV), "");
+}
+
+TEST(HostResidency, NobodyCanCutItShorter) {
+  const auto comm = make_single_communicator();
+  HostSegment segment(*comm);
+  segment.grow("layer 0", 10000);
+  // As another process would come by it.
+  for (int descriptor = 3; descriptor < 256; ++descriptor) {
+    char target[64] = {};
+    const std::string link = "/proc/self/fd/" + std::to_string(descriptor);
+    if (readlink(link.c_str(), target, sizeof(target) - 1) > 0 &&
+        std::string(target).rfind("/memfd:shardtune", 0) == 0) {
+      EXPECT_EQ(ftruncate(descriptor, 0), -1);
+      EXPECT_EQ(errno, EPERM);
+    }
+  }
+}
+
+TEST(HostResidency, CountsTheBaseAndSaysThatItIsShared) {
+  run_on_threads(2, [](Communicator& comm) {
+    SharedUnits shared(comm);
+    const StoreMemory memory = shared.store.memory();
+    // Three units of 6.6 KB, each in pages of its own.
+    EXPECT_EQ(memory.base_bytes, kUnits * 2 * sysconf(_SC_PAGESIZE));
+    EXPECT_EQ(memory.shared_bytes, memory.base_bytes);
+  });
+}
+
+/// Files, and memory behind descriptors, of at most `bytes` while it lives.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int);
+};
+
+TEST(HostResidency, MemoryThatCannotBeHadIsAnErrorOnEveryRankBeforeItsUse) {
+  const FileSizeLimit limit(64 << 10);
+  std::atomic<int> told{0};
+  run_on_threads(3, [&](Communicator& comm) {
+    HostSegment segment(comm);
+    segment.grow("layer 0", 60 << 10);
+    try {
+      segment.grow("layer 1", 60 << 10);
+      ADD_FAILURE() << "expected an error";
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_EQ(error.exit_code(), ExitCode::kOutOfMemory);
+      EXPECT_NE(message.find("rank 1: base shared on localhost: layer 1: expected 61440 bytes of "
+                             "memory beside 61440 reserved, found none: File too large."),
+                std::string::npos)
+          << message;
+      ++told;
+    }
+  });
+  EXPECT_EQ(told, 3);
+}
+
+TEST(HostResidency, Stage3AndFilesAreRefused) {
+  const auto comm = make_single_communicator();
+  EXPECT_THROW(SharedUnits(*comm, ZeroStage::k3), ArgumentError);
+}
+
+}  // namespace
+}  // namespace shardtune::parallel
