@@ -79,8 +79,8 @@ TEST(PlannedStore, SendsItsLeafWithoutItsShardAndItsShardToAll) {
   DryRun dry_run;
   PlannedStore store(ZeroStage::k2, 0, 3);
   declare_and_publish(store);
-  EXPECT_EQ(store.sent_per_round(), 4 * (2 * kTrainable - 2 * kShardGranule));
-  EXPECT_EQ(store.sent_per_gather(), 4 * 2 * 2 * kShardGranule);
+  EXPECT_EQ(store.sent_leaves(1, 3), 4 * (2 * kTrainable - 2 * kShardGranule));
+  EXPECT_EQ(store.sent_shards(1, 2), 4 * 2 * 2 * kShardGranule);
 }
 
 TEST(PlannedStore, CountsTheSumsOfABinaryCounter) {
