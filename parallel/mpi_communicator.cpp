@@ -22,6 +22,7 @@ namespace shardtune::parallel {
 namespace {
 constexpr size_t kPieceBytes = size_t{1} << 30;
 constexpr int kTag = 1;
+constexpr std::chrono::microseconds kPushPeriod{200};
 
 template <typename Body>
 void for_each_piece(size_t num_bytes, const Body& body) {
@@ -231,7 +232,8 @@ class MpiCommunicator : public Communicator {
     if (shared.problem.empty()) {
       memory_.emplace(std::move(*shared.memory));
       shared_.emplace(memory_->bytes(), local_rank(), local_size(), find_cores(hosts_),
-                      [this] { check_peers(); });
+                      hosts_.one_host() ? Meanwhile{[this] { check_peers(); }}
+                                        : Meanwhile{[this] { push_messages(); }, kPushPeriod});
       blocks_.resize(hosts_.locals.size());
       return;
     }
@@ -260,6 +262,15 @@ class MpiCommunicator : public Communicator {
   }
 
   // ---- MPI
+
+  // A send that MPI calls complete may still lie in its buffers, and moves on only when some MPI
+  // function runs. Ranks that wait for their own host see to it, or those that wait for the message
+  // and they would wait for each other for ever (seen over TCP).
+  void push_messages() {
+    int found = 0;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, kTag, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE));
+    check_peers();
+  }
 
   void mpi_broadcast(std::span<std::byte> bytes, int root, MPI_Comm group) {
     for_each_piece(bytes.size(), [&](size_t begin, int count) {
