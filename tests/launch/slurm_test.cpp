@@ -190,6 +190,21 @@ TEST_F(Slurm, AJobNearItsTimeLimitIsSavedAndGoesOn) {
             read_text(folder_.path("whole/adapter/adapter_model.safetensors")));
 }
 
+TEST_F(Slurm, AJobAskedToEndIsSavedAndStaysEnded) {
+  const std::string job =
+      submit("--ntasks-per-node=2", "train run.yaml --set training.max_steps=100000");
+  const fs::path metrics = folder_.path("run/metrics.jsonl");
+  ASSERT_TRUE(wait_for([&] { return std::ranges::count(read_text(metrics), '\n') > 2; }, 30.0))
+      << logs();
+  ASSERT_EQ(slurm("scancel --batch --signal=TERM " + job).code, 0);
+  const auto is_over = [&] { return slurm("squeue --noheader").out.empty(); };
+  ASSERT_TRUE(wait_for(is_over, 30.0)) << logs();
+  EXPECT_EQ(state_of(job), "FAILED");
+  EXPECT_NE(slurm("scontrol show job " + job).out.find("ExitCode=75:0"), std::string::npos);
+  EXPECT_NE(read_text(folder_.path("job.log")).find("I saved run/checkpoint-"), std::string::npos)
+      << logs();
+}
+
 TEST_F(Slurm, SrunStartsRanksToo) {
   ASSERT_EQ(folder_.run("train run.yaml --set checkpoint.output_dir=whole").code, 0);
   const std::string job =
