@@ -99,7 +99,8 @@ class TwoHosts {
     });
   }
   static std::string enter(pid_t first) {
-    return "nsenter --target " + std::to_string(first) + " --net --uts --pid --ipc --mount --wd=. ";
+    return "nsenter --target " + std::to_string(first) +
+           " --net --uts --pid --ipc --mount --root --wd=. ";
   }
   static bool run(const std::string& command) {
     return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
@@ -190,10 +191,20 @@ class TwoHosts {
     return number;
   }
 
+  // What this host mounts is seen by nobody else. In a chroot "/" is no mount point.
+  static bool keep_mounts_here() {
+    const auto keep = [](const char* point) {
+      return mount("none", point, nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+    };
+    if (keep("/"))
+      return true;
+    const bool devices = keep("/dev");
+    return keep("/proc") && (keep("/dev/shm") || devices);
+  }
+
   [[noreturn]] static void be_first_process(const char* name, int answers) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    const bool made = sethostname(name, std::strlen(name)) == 0 &&
-                      mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+    const bool made = sethostname(name, std::strlen(name)) == 0 && keep_mounts_here() &&
                       mount("proc", "/proc", "proc", 0, nullptr) == 0 &&
                       mount("tmpfs", "/dev/shm", "tmpfs", 0, nullptr) == 0;
     if (!made || write(answers, "y", 1) != 1)
