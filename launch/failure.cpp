@@ -84,7 +84,8 @@ void leave_status(const RankInfo& ranks, int code) noexcept {
   const char* path = std::getenv("SHARDTUNE_STATUS_FILE");
   if (path == nullptr || *path == '\0')
     return;
-  const int file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  // launch/run makes the file; other hosts have none.
+  const int file = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
   if (file < 0)
     return;
   char line[64];

@@ -34,7 +34,7 @@ void report(const Failure& failure, const RankInfo& ranks);
 /// other ranks have had the time to print theirs; the process is to end then, with code 70.
 void report_lost_peer(const std::string& message, const RankInfo& ranks) noexcept;
 
-/// Appends "<rank> <code>" to the file named by SHARDTUNE_STATUS_FILE, if set.
+/// Appends "<rank> <code>" to the file named by SHARDTUNE_STATUS_FILE, if it is there.
 void leave_status(const RankInfo& ranks, int code) noexcept;
 
 }  // namespace shardtune::launch

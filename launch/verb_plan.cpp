@@ -53,27 +53,30 @@ std::string report(const trainer::Job& job, const trainer::PlanFunction& plan,
 }  // namespace
 
 int run_plan(Arguments arguments) {
-  CommandLine line("plan CONFIG.yaml [--ranks N] [--set section.key=value]... [--json]",
+  CommandLine line("plan CONFIG.yaml [--ranks N] [--hosts H] [--set section.key=value]... [--json]",
                    "Predicts memory per rank, traffic and disk of a run, and whether it fits this "
                    "machine, from configuration, file headers and data. Reads no weights.");
   line.positional("CONFIG.yaml", "the configuration; configs/ holds examples");
-  line.value("ranks", "N", "ranks, all on this machine (default 1)");
+  line.value("ranks", "N", "ranks (default 1)");
+  line.value("hosts", "H", "hosts like this machine that share out the ranks (default 1)");
   line.repeated("set", "KEY=VALUE", "overrides a key, e.g. training.micro_batch_size=1");
   line.flag("json", "print the plan as one JSON document");
   line.threads_option();
   if (!line.parse(arguments))
     return 0;
   const auto ranks = static_cast<int>(line.integer_or("ranks", 1, {1, kMaxRanks}));
+  const auto hosts = static_cast<int>(line.integer_or("hosts", 1, {1, ranks}));
+  const int ranks_of_host = (ranks + hosts - 1) / hosts;
   const trainer::RunConfig config =
       trainer::load_config(line.required("CONFIG.yaml"), line.all("set"));
-  set_threads_of_a_rank(line, config.parallel.threads, ranks);
+  set_threads_of_a_rank(line, config.parallel.threads, ranks_of_host);
   const auto comm = parallel::make_single_communicator();
   const int64_t before_inputs = trainer::resident_bytes();
   trainer::Job job(config, *comm);
   trainer::check_inputs(job);
   const trainer::ProcessBytes process = trainer::measure_process(job, before_inputs, ranks);
-  const trainer::PlanFunction plan = trainer::plan_function(job, ranks, process);
-  const trainer::HostLimit host{ranks, usable_memory_bytes()};
+  const trainer::PlanFunction plan = trainer::plan_function(job, {ranks, ranks_of_host}, process);
+  const trainer::HostLimit host{ranks_of_host, usable_memory_bytes()};
   if (line.has("json"))
     print_json(document(job, plan, host));
   else

@@ -59,6 +59,13 @@ uint64_t digest_of(std::span<const Message> messages, std::vector<uint64_t>& ind
   return digest;
 }
 
+// Digest of a list of blocks, in its order.
+uint64_t digest_of(std::span<const Block> blocks, uint64_t tag) {
+  for (const Block& block : blocks)
+    tag = mix_key(tag, {static_cast<uint64_t>(block.owner), block.bytes.size()});
+  return tag;
+}
+
 std::string printable(std::string_view text) {
   constexpr size_t kMaxShown = 200;
   std::string result;
@@ -78,6 +85,8 @@ std::string_view name_of(CallKind kind) {
       return "all_gather";
     case CallKind::kExchange:
       return "exchange";
+    case CallKind::kAllGatherBlocks:
+      return "all_gather_blocks";
   }
   return "unknown call";
 }
@@ -105,6 +114,11 @@ Communicator::Running Communicator::begin_call(CallHeader call) {
 void Communicator::do_agree(const CallHeader& mine, const CarriedPayload& payload,
                             std::span<CallHeader> all) {
   do_all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(all));
+}
+
+void Communicator::do_all_gather_blocks(std::span<const Block>, std::span<const Send> sends,
+                                        std::span<const Receive> receives) {
+  do_exchange(sends, receives);
 }
 
 void Communicator::agree(const CarriedPayload& payload) {
@@ -220,6 +234,33 @@ void Communicator::all_gather(std::span<const std::byte> sent, std::span<std::by
   agree({sent, sent.size(), {}});
   if (!sent.empty())
     do_all_gather(sent, received);
+}
+
+void Communicator::all_gather_blocks(std::span<const Block> blocks, DType dtype, uint64_t tag) {
+  uint64_t num_bytes = 0;
+  for (const Block& block : blocks)
+    num_bytes += block.bytes.size();
+  const Running running = begin_call({.bytes = num_bytes,
+                                      .tag = digest_of(blocks, tag),
+                                      .kind = static_cast<uint32_t>(CallKind::kAllGatherBlocks),
+                                      .dtype = static_cast<uint32_t>(dtype)});
+  outgoing_.clear();
+  incoming_.clear();
+  for (const Block& block : blocks) {
+    check_peer(block.owner);
+    if (block.bytes.empty())
+      continue;
+    if (block.owner != rank_)
+      incoming_.push_back({block.owner, block.bytes});
+    for (int peer = 0; block.owner == rank_ && peer < world_size_; ++peer) {
+      if (peer != rank_)
+        outgoing_.push_back({peer, block.bytes});
+    }
+  }
+  if (world_size_ == 1)
+    return;
+  agree({.mine = {}, .num_bytes = 0, .sends = outgoing_});
+  do_all_gather_blocks(blocks, outgoing_, incoming_);
 }
 
 void Communicator::exchange(std::span<const Send> sends, std::span<const Receive> receives,

@@ -32,7 +32,14 @@ struct Receive {
   std::span<std::byte> bytes;
 };
 
-enum class CallKind : uint32_t { kBarrier, kBroadcast, kAllGather, kExchange };
+/// What one rank gives to all in all_gather_blocks: where it lies in this rank's memory. On the
+/// owner it holds the data beforehand.
+struct Block {
+  int owner = 0;
+  std::span<std::byte> bytes;
+};
+
+enum class CallKind : uint32_t { kBarrier, kBroadcast, kAllGather, kExchange, kAllGatherBlocks };
 std::string_view name_of(CallKind kind);
 
 /// What a rank is about to do; the ranks compare these before data moves.
@@ -102,6 +109,11 @@ class Communicator {
   /// received = every rank's `sent` in rank order; received.size() == world_size * sent.size().
   void all_gather(std::span<const std::byte> sent, std::span<std::byte> received,
                   DType dtype = DType::kUInt8, uint64_t tag = 0);
+  /// Every block to all ranks, in place: an all_gather of any number of blocks per rank, each of
+  /// its own size. The list has the same owners and sizes in the same order on all ranks. Between
+  /// hosts a block travels once to each host, not once to each rank, unlike messages of exchange.
+  void all_gather_blocks(std::span<const Block> blocks, DType dtype = DType::kUInt8,
+                         uint64_t tag = 0);
   /// One round of point-to-point messages, any number per pair, matched in order; messages to
   /// oneself are copied. Every rank calls it, if only with nothing.
   void exchange(std::span<const Send> sends, std::span<const Receive> receives,
@@ -166,6 +178,10 @@ class Communicator {
   virtual void do_all_gather(std::span<const std::byte> sent, std::span<std::byte> received) = 0;
   /// Messages to other ranks only.
   virtual void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) = 0;
+  /// `sends` and `receives` are the messages that bring all blocks to all ranks; a transport that
+  /// knows a shorter way takes it, others exchange them.
+  virtual void do_all_gather_blocks(std::span<const Block> blocks, std::span<const Send> sends,
+                                    std::span<const Receive> receives);
 
   /// "[rank 3/8] broadcast(#12, 4096 bytes, float32, root 0, config 0)": the call that is running,
   /// for messages of the transport.
@@ -205,7 +221,7 @@ class Communicator {
   uint64_t num_calls_ = 0;
   CallHeader current_;
   std::vector<CallHeader> calls_;  // of all ranks, from the last agree()
-  std::vector<Send> outgoing_;     // of the exchange that runs, without what stays here
+  std::vector<Send> outgoing_;     // of the call that runs, without what stays here
   std::vector<Receive> incoming_;
   std::vector<uint64_t> index_;  // [peer], scratch of digests
   std::array<CallHeader, kRingSize> ring_{};

@@ -32,20 +32,14 @@ std::span<float> elements_of(std::span<float> buffer, int64_t begin, int64_t end
   return buffer.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
 }
 
-void all_gather_shards(Communicator& comm, const FlatLayout& layout, std::span<const float> own,
-                       std::span<float> flat) {
-  std::vector<Send> sends;
-  std::vector<Receive> receives;
-  for (int peer = 0; peer < comm.world_size(); ++peer) {
-    if (peer == comm.rank())
-      continue;
-    if (!own.empty())
-      sends.push_back({peer, std::as_bytes(own)});
-    const FlatLayout::Shard& shard = layout.shard(peer);
+void all_gather_shards(Communicator& comm, const FlatLayout& layout, std::span<float> flat) {
+  std::vector<Block> blocks;
+  for (int rank = 0; rank < comm.world_size(); ++rank) {
+    const FlatLayout::Shard& shard = layout.shard(rank);
     if (!shard.empty())
-      receives.push_back({peer, std::as_writable_bytes(elements_of(flat, shard.begin, shard.end))});
+      blocks.push_back({rank, std::as_writable_bytes(elements_of(flat, shard.begin, shard.end))});
   }
-  comm.exchange(sends, receives, DType::kFloat32);
+  comm.all_gather_blocks(blocks, DType::kFloat32);
 }
 
 }  // namespace shardtune::parallel

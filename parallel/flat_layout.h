@@ -46,9 +46,8 @@ class FlatLayout {
 /// Elements [begin, end) of a buffer of floats.
 std::span<float> elements_of(std::span<float> buffer, int64_t begin, int64_t end);
 
-/// Every rank's shard to every other rank: `own` is this rank's; the others' are received into
-/// their places of the whole `flat`. Collective.
-void all_gather_shards(Communicator& comm, const FlatLayout& layout, std::span<const float> own,
-                       std::span<float> flat);
+/// Every rank's shard to every other rank, in place: this rank's stands in the whole `flat`.
+/// Collective.
+void all_gather_shards(Communicator& comm, const FlatLayout& layout, std::span<float> flat);
 
 }  // namespace shardtune::parallel

@@ -1,8 +1,8 @@
 // Ranks as MPI processes. Ranks of one host exchange through shared memory; MPI carries the
 // start-up and what goes between hosts, where one rank of each host, its leader, sends what is for
-// all of a host. Every MPI operation is posted non-blocking and finished by complete(), the one
-// place that waits for MPI. Counts of MPI are int, so long messages travel in pieces of at most
-// 1 GiB.
+// all of a host: one message to each other leader, from and to where the bytes lie. Every MPI
+// operation is posted non-blocking and finished by complete(), the one place that waits for MPI.
+// Counts of MPI are int, so long messages travel in pieces of at most 1 GiB.
 #include <fmt/format.h>
 #include <sched.h>
 
@@ -22,6 +22,7 @@ namespace shardtune::parallel {
 namespace {
 constexpr size_t kPieceBytes = size_t{1} << 30;
 constexpr int kTag = 1;
+constexpr std::chrono::microseconds kPushPeriod{200};
 
 template <typename Body>
 void for_each_piece(size_t num_bytes, const Body& body) {
@@ -52,6 +53,16 @@ Transport parse_transport(const std::string& text) {
     return Transport::kMpi;
   throw ConfigError(fmt::format(
       "SHARDTUNE_TRANSPORT: expected auto, shm or mpi, found '{}'. Unset it or write auto.", text));
+}
+
+/// Adjoining spans become one.
+void append(std::vector<std::span<std::byte>>& runs, std::span<std::byte> bytes) {
+  if (bytes.empty())
+    return;
+  if (!runs.empty() && runs.back().data() + runs.back().size() == bytes.data())
+    runs.back() = {runs.back().data(), runs.back().size() + bytes.size()};
+  else
+    runs.push_back(bytes);
 }
 
 class MpiCommunicator : public Communicator {
@@ -138,7 +149,7 @@ class MpiCommunicator : public Communicator {
       return;
     if (local_rank() == 0)
       mpi_broadcast(bytes, root_host, hosts_.leaders_group);
-    if (!is_root_host)
+    if (!is_root_host && local_size() > 1)
       shared_->broadcast(bytes, 0);
   }
 
@@ -152,12 +163,34 @@ class MpiCommunicator : public Communicator {
     shared_->all_gather(sent, blocks_);
     if (hosts_.one_host())
       return;
-    if (local_rank() == 0)
-      gather_between_hosts(received, sent.size());
-    for (int r = 0; r < world_size(); ++r) {
-      if (hosts_.host_of[static_cast<size_t>(r)] != own_host())
-        shared_->broadcast(received.subspan(static_cast<size_t>(r) * sent.size(), sent.size()), 0);
+    begin_runs();
+    for (int r = 0; r < world_size(); ++r)
+      append(runs_of(r), received.subspan(static_cast<size_t>(r) * sent.size(), sent.size()));
+    bring_from_other_hosts();
+  }
+
+  void do_all_gather_blocks(std::span<const Block> blocks, std::span<const Send> sends,
+                            std::span<const Receive> receives) override {
+    if (!shared_ || hosts_.one_host()) {
+      do_exchange(sends, receives);
+      return;
     }
+    local_sends_.clear();
+    local_receives_.clear();
+    for (const Send& send : sends) {
+      if (is_local(send.peer))
+        local_sends_.push_back({hosts_.local_rank_of[static_cast<size_t>(send.peer)], send.bytes});
+    }
+    for (const Receive& receive : receives) {
+      if (is_local(receive.peer))
+        local_receives_.push_back(
+            {hosts_.local_rank_of[static_cast<size_t>(receive.peer)], receive.bytes});
+    }
+    shared_->exchange(local_sends_, local_receives_);
+    begin_runs();
+    for (const Block& block : blocks)
+      append(runs_of(block.owner), block.bytes);
+    bring_from_other_hosts();
   }
 
   void do_exchange(std::span<const Send> sends, std::span<const Receive> receives) override {
@@ -199,7 +232,8 @@ class MpiCommunicator : public Communicator {
     if (shared.problem.empty()) {
       memory_.emplace(std::move(*shared.memory));
       shared_.emplace(memory_->bytes(), local_rank(), local_size(), find_cores(hosts_),
-                      [this] { check_peers(); });
+                      hosts_.one_host() ? Meanwhile{[this] { check_peers(); }}
+                                        : Meanwhile{[this] { push_messages(); }, kPushPeriod});
       blocks_.resize(hosts_.locals.size());
       return;
     }
@@ -229,6 +263,15 @@ class MpiCommunicator : public Communicator {
 
   // ---- MPI
 
+  // A send that MPI calls complete may still lie in its buffers, and moves on only when some MPI
+  // function runs. Ranks that wait for their own host see to it, or those that wait for the message
+  // and they would wait for each other for ever (seen over TCP).
+  void push_messages() {
+    int found = 0;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, kTag, MPI_COMM_WORLD, &found, MPI_STATUS_IGNORE));
+    check_peers();
+  }
+
   void mpi_broadcast(std::span<std::byte> bytes, int root, MPI_Comm group) {
     for_each_piece(bytes.size(), [&](size_t begin, int count) {
       requests_.assign(1, MPI_REQUEST_NULL);
@@ -255,24 +298,65 @@ class MpiCommunicator : public Communicator {
                     MPI_COMM_WORLD);
   }
 
-  // A leader sends the blocks of its host to the other leaders and gets theirs.
-  void gather_between_hosts(std::span<std::byte> received, size_t block_bytes) {
-    requests_.clear();
-    const auto block = [&](int r) {
-      return received.subspan(static_cast<size_t>(r) * block_bytes, block_bytes);
-    };
-    for (int r = 0; r < world_size(); ++r) {
-      const int host = hosts_.host_of[static_cast<size_t>(r)];
-      if (host != own_host())
-        post_receive(block(r), hosts_.leaders[static_cast<size_t>(host)]);
+  // ---- between hosts
+
+  void begin_runs() {
+    runs_.resize(hosts_.leaders.size());
+    for (auto& runs : runs_)
+      runs.clear();
+  }
+  std::vector<std::span<std::byte>>& runs_of(int owner) {
+    return runs_[static_cast<size_t>(hosts_.host_of[static_cast<size_t>(owner)])];
+  }
+
+  // runs_ lists what the ranks of each host hold; those of this host have its own part already. The
+  // leaders exchange it and hand it on.
+  void bring_from_other_hosts() {
+    const auto own = static_cast<size_t>(own_host());
+    if (local_rank() == 0) {
+      requests_.clear();
+      for (size_t host = 0; host < runs_.size(); ++host) {
+        if (host != own)
+          post_runs(runs_[host], host, Way::kReceive);
+      }
+      for (size_t host = 0; host < runs_.size(); ++host) {
+        if (host != own)
+          post_runs(runs_[own], host, Way::kSend);
+      }
+      complete();
     }
-    for (const int leader : hosts_.leaders) {
-      if (leader == rank())
-        continue;
-      for (const int r : hosts_.locals)
-        post_send(block(r), leader);
+    for (size_t host = 0; host < runs_.size() && local_size() > 1; ++host) {
+      for (const std::span<std::byte> run : runs_[host]) {
+        if (host != own)
+          shared_->broadcast(run, 0);
+      }
     }
-    complete();
+  }
+
+  enum class Way { kSend, kReceive };
+
+  // One message to or from the leader of a host, whatever the number of runs.
+  void post_runs(std::span<const std::span<std::byte>> runs, size_t host, Way way) {
+    if (runs.empty())
+      return;
+    std::vector<int> lengths;
+    std::vector<MPI_Aint> places;
+    for (const std::span<std::byte> run : runs) {
+      for_each_piece(run.size(), [&](size_t begin, int count) {
+        lengths.push_back(count);
+        MPI_Get_address(run.data() + begin, &places.emplace_back());
+      });
+    }
+    MPI_Datatype type = MPI_DATATYPE_NULL;
+    check(MPI_Type_create_hindexed(static_cast<int>(lengths.size()), lengths.data(), places.data(),
+                                   MPI_BYTE, &type));
+    check(MPI_Type_commit(&type));
+    MPI_Request& request = requests_.emplace_back(MPI_REQUEST_NULL);
+    const int leader = hosts_.leaders[host];
+    check(way == Way::kSend
+              ? MPI_Isend(MPI_BOTTOM, 1, type, leader, kTag, MPI_COMM_WORLD, &request)
+              : MPI_Irecv(MPI_BOTTOM, 1, type, leader, kTag, MPI_COMM_WORLD, &request));
+    check(MPI_Type_free(&type));
   }
 
   void post_receive(std::span<std::byte> bytes, int peer) {
@@ -324,9 +408,10 @@ class MpiCommunicator : public Communicator {
   std::optional<SharedMemory> memory_;
   std::optional<SharedMemoryTransport> shared_;
   std::vector<std::byte*> blocks_;  // [local rank], of the all_gather that runs
-  std::vector<Send> local_sends_;   // of the exchange that runs, peers as local ranks
+  std::vector<Send> local_sends_;   // of the call that runs, peers as local ranks
   std::vector<Receive> local_receives_;
-  std::vector<MPI_Request> requests_;  // of the operation that runs
+  std::vector<std::vector<std::span<std::byte>>> runs_;  // [host], of the gather that runs
+  std::vector<MPI_Request> requests_;                    // of the operation that runs
   std::optional<Heartbeat> heartbeat_;
 };
 }  // namespace

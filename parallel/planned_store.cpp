@@ -38,7 +38,7 @@ AddressRange::~AddressRange() {
 }
 
 UnitId PlannedStore::add_unit(std::string name) {
-  units_.push_back({std::move(name), 0, 0, Tensor()});
+  units_.push_back({std::move(name), 0, 0, 0, Tensor()});
   return UnitId{narrow<int32_t>(static_cast<int64_t>(units_.size()) - 1)};
 }
 
@@ -85,11 +85,21 @@ void PlannedStore::publish(ParameterId id, std::span<const std::byte> bytes) {
 // stays leased has one of its own.
 UnitLease PlannedStore::acquire(UnitId id, Pass pass) {
   Unit& unit = units_.at(static_cast<size_t>(id));
+  if (unit.num_leases == 0 && gathers())
+    brought_.units += unit.num_brought_bytes;
   if (unit.num_leases++ == 0 && brings_units() && ++num_leased_ > 1) {
     const PurposeScope purpose(Purpose::kParameters);
     unit.buffer = Tensor(Shape{unit.num_bytes}, DType::kUInt8);
   }
   return UnitLease(*this, id);
+}
+
+void PlannedStore::fetch_rows(std::span<const RowFetch> fetches) {
+  constexpr int64_t kRequestBytes = 8;  // of a row
+  for (const RowFetch& fetch : fetches) {
+    if (gathers())
+      brought_.rows += static_cast<int64_t>(fetch.out.size() + fetch.rows.size() * kRequestBytes);
+  }
 }
 
 void PlannedStore::release(UnitId id) noexcept {
@@ -154,7 +164,9 @@ void PlannedStore::make_gather_buffers() {
     if (!gathers() && parameter.trainable >= 0)
       continue;  // stands in the flat buffer
     const int64_t copies = parameter.trainable >= 0 ? parameter.num_bytes / 2 : 0;
-    units_.at(static_cast<size_t>(parameter.spec.unit)).num_bytes += parameter.num_bytes + copies;
+    Unit& unit = units_.at(static_cast<size_t>(parameter.spec.unit));
+    unit.num_bytes += parameter.num_bytes + copies;
+    unit.num_brought_bytes += parameter.num_bytes;
   }
   int64_t largest = 0;
   for (const Unit& unit : units_)
@@ -226,12 +238,18 @@ int64_t PlannedStore::num_owned_elements() const {
   return total;
 }
 
-int64_t PlannedStore::sent_per_round() const {
-  return (flat_.size() - shard().length()) * size_of(DType::kFloat32);
+BroughtBytes PlannedStore::take_brought() { return std::exchange(brought_, {}); }
+
+int64_t PlannedStore::sent_shards(int num_ranks, int64_t num_groups) const {
+  int64_t elements = 0;
+  for (int rank = 0; rank < num_ranks; ++rank)
+    elements += flat_.shard(rank).length();
+  return elements * num_groups * size_of(DType::kFloat32);
 }
 
-int64_t PlannedStore::sent_per_gather() const {
-  return shard().length() * (world_size_ - 1) * size_of(DType::kFloat32);
+int64_t PlannedStore::sent_leaves(int num_ranks, int64_t num_leaves) const {
+  return std::min<int64_t>(num_ranks, num_leaves) *
+         (flat_.size() * size_of(DType::kFloat32) - sent_shards(num_ranks, 1));
 }
 
 }  // namespace shardtune::parallel

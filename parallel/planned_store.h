@@ -26,6 +26,12 @@ struct ParameterBytes {
   int64_t pooled() const { return base() - shared + master + bf16 + gather; }
 };
 
+/// What the walks over one micro-batch bring to a rank at stage 3.
+struct BroughtBytes {
+  int64_t units = 0;  // all ranks' parts of every unit, its own too
+  int64_t rows = 0;   // of tables, with the requests for them
+};
+
 /// Where frozen bytes live between their uses; kHost: in memory, once for the ranks of a host.
 enum class FrozenPlace { kMemory, kHost, kNvme };
 
@@ -56,7 +62,7 @@ class PlannedStore : public ParameterStore {
   bool is_publisher(ParameterId id) const override { return false; }
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   UnitLease acquire(UnitId unit, Pass pass) override;
-  void fetch_rows(std::span<const RowFetch> fetches) override {}
+  void fetch_rows(std::span<const RowFetch> fetches) override;
   void begin_walk(std::span<const UnitId> units) override {}
   void end_walk() override {}
   int64_t max_held_bytes() const override { return brings_units() ? kMaxHeldBytes : INT64_MAX; }
@@ -85,9 +91,14 @@ class PlannedStore : public ParameterStore {
   int64_t num_trainable_elements() const;
   /// Elements whose states this rank keeps.
   int64_t num_owned_elements() const;
-  /// Bytes of gradients that this rank sends in one round, and of one all-gather of shards.
-  int64_t sent_per_round() const;
-  int64_t sent_per_gather() const;
+  /// Since the last call.
+  BroughtBytes take_brought();
+
+  // Bytes that the ranks [0, num_ranks) send to all others: of leaves in a round that has
+  // `num_leaves`, and in one all-gather of shards to so many groups of other ranks (each rank, or
+  // each host).
+  int64_t sent_leaves(int num_ranks, int64_t num_leaves) const;
+  int64_t sent_shards(int num_ranks, int64_t num_groups) const;
 
  protected:
   void release(UnitId unit) noexcept override;
@@ -117,6 +128,7 @@ class PlannedStore : public ParameterStore {
   struct Unit {
     std::string name;
     int64_t num_bytes = 0;  // gathered, with bf16 copies
+    int64_t num_brought_bytes = 0;
     int num_leases = 0;
     Tensor buffer;
   };
@@ -130,6 +142,7 @@ class PlannedStore : public ParameterStore {
   ShardLayout shards_;
   FlatLayout flat_;
   ParameterBytes bytes_;
+  BroughtBytes brought_;
   int64_t published_ = 0;  // bytes of the tensor that is being published
   int64_t largest_published_ = 0;
   Tensor master_weight_, bf16_, leaf_, gradient_;

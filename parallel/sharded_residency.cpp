@@ -294,24 +294,17 @@ void ShardedResidency::gather(UnitId id) {
   if (swap_)
     run_on_all_ranks(comm_, [&] { swap_->acquire(id); });
   std::byte* buffer = bytes_at(unit.buffer, 0);
-  std::vector<Send> sends;
-  std::vector<Receive> receives;
-  for (const UnitLayout::Piece& piece :
-       unit.layout.pieces(comm_.rank(), flat_.shard(comm_.rank()))) {
-    const std::span<const std::byte> own = own_piece(unit, piece);
-    std::memcpy(buffer + piece.begin, own.data(), own.size());
-    for (int peer = 0; peer < comm_.world_size(); ++peer) {
-      if (peer != comm_.rank())
-        sends.push_back({peer, own});
+  std::vector<Block> blocks;
+  for (int rank = 0; rank < comm_.world_size(); ++rank) {
+    for (const UnitLayout::Piece& piece : unit.layout.pieces(rank, flat_.shard(rank))) {
+      blocks.push_back({rank, range_of(buffer, piece.begin, piece.end)});
+      if (rank != comm_.rank())
+        continue;
+      const std::span<const std::byte> own = own_piece(unit, piece);
+      std::memcpy(blocks.back().bytes.data(), own.data(), own.size());
     }
   }
-  for (int peer = 0; peer < comm_.world_size(); ++peer) {
-    if (peer == comm_.rank())
-      continue;
-    for (const UnitLayout::Piece& piece : unit.layout.pieces(peer, flat_.shard(peer)))
-      receives.push_back({peer, range_of(buffer, piece.begin, piece.end)});
-  }
-  comm_.exchange(sends, receives, DType::kUInt8, mix_key(1, table_.unit(id).name));
+  comm_.all_gather_blocks(blocks, DType::kUInt8, mix_key(1, table_.unit(id).name));
   if (swap_)
     swap_->release(id);
 }

@@ -287,7 +287,7 @@ void ShardedParameterStore::finish_gradients() {
     if (!own_span.empty())
       std::memcpy(state_->gradient.data<float>() + shard.begin, own_span.data(),
                   own_span.size_bytes());
-    all_gather_shards(comm_, state_->flat, own_span, state_->gradient.span<float>());
+    all_gather_shards(comm_, state_->flat, state_->gradient.span<float>());
   }
   for (Segment& segment : state_->segments) {
     const size_t tensor = state_->table.at(segment.id).trainable;
@@ -327,17 +327,10 @@ double ShardedParameterStore::gradient_square_sum() {
         own.subspan(chunk, num_chunks));
     chunk += num_chunks;
   }
-  std::vector<Send> sends;
-  std::vector<Receive> receives;
-  for (int peer = 0; peer < comm_.world_size(); ++peer) {
-    if (peer == comm_.rank())
-      continue;
-    if (!own.empty())
-      sends.push_back({peer, std::as_bytes(own)});
-    if (!chunks_of(peer).empty())
-      receives.push_back({peer, std::as_writable_bytes(chunks_of(peer))});
-  }
-  comm_.exchange(sends, receives, DType::kUInt8);
+  std::vector<Block> blocks;
+  for (int rank = 0; rank < comm_.world_size(); ++rank)
+    blocks.push_back({rank, std::as_writable_bytes(chunks_of(rank))});
+  comm_.all_gather_blocks(blocks);
   double total = 0.0;
   for (const double sum : sums)
     total += sum;

@@ -117,12 +117,12 @@ std::byte* SharedMemoryTransport::pair_data(int from, int to) const {
 }
 
 SharedMemoryTransport::SharedMemoryTransport(std::span<std::byte> segment, int rank, int num_ranks,
-                                             Cores cores, std::function<void()> check)
+                                             Cores cores, Meanwhile meanwhile)
     : base_(segment.data()),
       rank_(rank),
       num_ranks_(num_ranks),
       cores_(cores),
-      check_(std::move(check)),
+      meanwhile_(std::move(meanwhile)),
       gather_ring_bytes_(gather_ring_size(num_ranks)),
       pair_ring_bytes_(pair_ring_size(num_ranks)),
       read_(static_cast<size_t>(num_ranks), 0),
@@ -136,14 +136,14 @@ SharedMemoryTransport::SharedMemoryTransport(std::span<std::byte> segment, int r
 
 // Waiting. A rank sets `sleeping` and then looks once more; the other side publishes and then looks
 // at `sleeping`. Both in the one order of sequentially consistent operations, so one of them sees
-// the other. The timeout bounds what `check` can miss.
+// the other. The timeout bounds what `look` can miss.
 template <typename Ready>
 void SharedMemoryTransport::sleep_unless(const Ready& ready) {
   Bell& own = bell(rank_);
   const uint32_t rung = own.rung.load();
   own.sleeping.store(1);
   if (!ready()) {
-    const timespec timeout{0, 50'000'000};
+    const timespec timeout{0, std::chrono::nanoseconds(meanwhile_.period).count()};
     syscall(SYS_futex, &own.rung, FUTEX_WAIT, rung, &timeout, nullptr, 0);
   }
   own.sleeping.store(0);
@@ -174,7 +174,7 @@ void SharedMemoryTransport::wait_until(const Ready& ready) {
     }
   }
   while (!ready()) {
-    check_();
+    meanwhile_.look();
     sleep_unless(ready);
   }
 }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -26,6 +27,13 @@ enum class Cores {
   kShared,      // fewer cores than ranks: it yields
 };
 
+/// What a rank that waits does now and then: `look` throws when waiting is in vain. Sleeps between
+/// are at most `period` long.
+struct Meanwhile {
+  std::function<void()> look;
+  std::chrono::microseconds period{50'000};
+};
+
 class SharedMemoryTransport {
  public:
   static constexpr int kMaxRanks = 64;
@@ -35,9 +43,8 @@ class SharedMemoryTransport {
   static size_t segment_bytes(int num_ranks);
 
   /// `segment` is zero when the first rank comes, 64-byte aligned, and outlives the transport.
-  /// `check` runs now and then while waiting; it throws when waiting is in vain.
   SharedMemoryTransport(std::span<std::byte> segment, int rank, int num_ranks, Cores cores,
-                        std::function<void()> check);
+                        Meanwhile meanwhile);
   SharedMemoryTransport(const SharedMemoryTransport&) = delete;
   SharedMemoryTransport& operator=(const SharedMemoryTransport&) = delete;
 
@@ -101,7 +108,7 @@ class SharedMemoryTransport {
   int rank_;
   int num_ranks_;
   Cores cores_;
-  std::function<void()> check_;
+  Meanwhile meanwhile_;
   size_t gather_ring_bytes_;
   size_t pair_ring_bytes_;
   uint64_t num_meetings_ = 0;

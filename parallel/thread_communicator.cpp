@@ -117,7 +117,7 @@ class SharedMemoryThreadCommunicator : public Communicator {
   SharedMemoryThreadCommunicator(std::shared_ptr<SharedMemory> memory, int rank, int world_size)
       : Communicator(rank, world_size),
         memory_(std::move(memory)),
-        transport_(memory_->bytes(), rank, world_size, Cores::kShared, [this] { check(); }) {
+        transport_(memory_->bytes(), rank, world_size, Cores::kShared, {[this] { check(); }}) {
     set_host({"localhost", 0, rank, world_size});
     for (int r = 0; r < world_size; ++r)
       blocks_.push_back(nullptr);

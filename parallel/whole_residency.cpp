@@ -124,11 +124,8 @@ TensorView WholeResidency::value_bf16(ParameterId id) const {
 }
 
 void WholeResidency::publish_updates() {
-  if (stage_ != ZeroStage::k0) {
-    const FlatLayout::Shard& shard = flat_.shard(comm_.rank());
-    all_gather_shards(comm_, flat_, elements_of(flat_values(), shard.begin, shard.end),
-                      flat_values());
-  }
+  if (stage_ != ZeroStage::k0)
+    all_gather_shards(comm_, flat_, flat_values());
   if (flat_.size() > 0)
     kernels::cast(master_weight_, bf16_);
 }

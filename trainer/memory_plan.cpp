@@ -158,7 +158,9 @@ class Walk {
   /// The probe, then one step that has the micro-batches of the largest and meets the longest ones.
   void train(const PlannedData& data, const StepShape& shape, const data::MicroBatchPlan& probe) {
     store_.begin_step(ranks_);
+    store_.take_brought();
     run(*data.samples, probe);
+    brought_ = store_.take_brought();
     store_.cancel_step();
     store_.begin_step(shape.micro_batches);
     std::map<int, data::MicroBatchPlan> left = shape.longest;
@@ -190,6 +192,7 @@ class Walk {
   }
 
   const PlannedStore& store() const { return store_; }
+  const parallel::BroughtBytes& brought() const { return brought_; }
   int64_t load_bytes() const { return source_.load_bytes(); }
 
  private:
@@ -209,26 +212,31 @@ class Walk {
   int ranks_;
   PlannedStore store_;
   PlannedSource source_;
+  parallel::BroughtBytes brought_;  // for the longest micro-batch
   std::unique_ptr<models::Model> model_;
   std::unique_ptr<adapters::Adapter> adapter_;
 };
 
-/// Traffic of stages 0 to 3 (PERFORMANCE section 2): leaves to their owners in every round, the
-/// finished gradient at stages 0 and 1, new weights from stage 1 on; at stage 3 the base is
-/// gathered in forward, backward and recompute instead of the weights.
-int64_t sent_bytes_per_step(const PlannedStore& store, const RunPlan& plan) {
-  const int64_t rounds = ceil_div(plan.micro_batches_per_step, plan.ranks);
+/// What the first `num_ranks` ranks send to the others in a step, gathered bytes once to each of
+/// `num_groups` groups of those (PERFORMANCE section 2): leaves to their owners in every round, the
+/// finished gradient at stages 0 and 1, new weights at stages 1 and 2; at stage 3 units instead, as
+/// often as a walk brings them, and rows to each rank that wants them.
+int64_t sent_bytes_per_step(const Walk& walk, const RunPlan& plan, int num_ranks,
+                            int64_t num_groups) {
+  const PlannedStore& store = walk.store();
   const ZeroStage stage = plan.choice.stage;
-  int64_t bytes = rounds * store.sent_per_round();
-  if (stage == ZeroStage::k0 || stage == ZeroStage::k1)
-    bytes += store.sent_per_gather();
-  if (stage == ZeroStage::k1 || stage == ZeroStage::k2)
-    bytes += store.sent_per_gather();
-  if (stage == ZeroStage::k3) {
-    const int64_t passes = plan.choice.gradient_checkpointing ? 3 : 2;
-    const parallel::ParameterBytes& held = store.bytes();
-    bytes += rounds * passes * (plan.ranks - 1) * (held.base() + held.master);
+  int64_t bytes = 0;
+  for (int64_t first = 0; first < plan.micro_batches_per_step; first += plan.ranks) {
+    const int64_t num_leaves = std::min<int64_t>(plan.ranks, plan.micro_batches_per_step - first);
+    bytes += store.sent_leaves(num_ranks, num_leaves);
+    const int64_t others = std::max<int64_t>(0, num_leaves - num_ranks);
+    bytes += walk.brought().units * num_ranks / plan.ranks * num_groups +
+             walk.brought().rows * others * num_ranks / plan.ranks;
   }
+  if (stage == ZeroStage::k0 || stage == ZeroStage::k1)
+    bytes += store.sent_shards(num_ranks, num_groups);
+  if (stage == ZeroStage::k1 || stage == ZeroStage::k2)
+    bytes += store.sent_shards(num_ranks, num_groups);
   return bytes;
 }
 
@@ -299,7 +307,9 @@ PlanChoice PlanChoice::at_stage(ZeroStage other) const {
   return choice;
 }
 
-RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const ProcessBytes& process) {
+RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& placement,
+                 const ProcessBytes& process) {
+  const int ranks = placement.ranks;
   RunPlan plan;
   plan.choice = choice;
   plan.ranks = ranks;
@@ -335,7 +345,11 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const Proc
   plan.first_rank_bytes = std::max(plan.run_bytes, plan.load_bytes);
   plan.other_rank_bytes = std::max(plan.other_rank_bytes, plan.load_bytes);
   plan.pool_bytes = dry_run.pool().peak_bytes_in_use();
-  plan.sent_bytes_per_step = sent_bytes_per_step(store, plan);
+  plan.sent_bytes_per_step = sent_bytes_per_step(walk, plan, 1, ranks - 1);
+  const int64_t num_hosts = ceil_div(ranks, placement.ranks_of_host);
+  if (num_hosts > 1)
+    plan.host_sent_bytes_per_step =
+        sent_bytes_per_step(walk, plan, placement.ranks_of_host, num_hosts - 1);
   add_disk(job, data.last_step, adapter_bytes, adapter_bytes * num_states, plan);
   return plan;
 }
@@ -344,7 +358,7 @@ ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks) {
   ProcessBytes process;
   const int64_t with_inputs = resident_bytes();
   process.inputs = std::max<int64_t>(0, with_inputs - before_inputs);
-  plan_run(job, configured_choice(job.config), ranks, {});
+  plan_run(job, configured_choice(job.config), {ranks, ranks}, {});
   process.program = resident_bytes() - process.inputs + kLaterBytes;
   if (ranks > 1)
     process.transport = (ranks - 1) * kMpiPeerBytes;

@@ -29,6 +29,12 @@ struct PlanChoice {
 };
 PlanChoice configured_choice(const RunConfig& config);
 
+/// Ranks fill hosts in order, as mpirun fills slots.
+struct RankPlacement {
+  int ranks = 1;
+  int ranks_of_host = 1;  // the last host may have fewer
+};
+
 /// Memory of the process apart from what the walk counts, measured in this process.
 struct ProcessBytes {
   int64_t program = 0;    // binary, libraries, their threads and compiled products
@@ -54,7 +60,8 @@ struct RunPlan {
 
   int64_t longest_tokens = 0;  // of the longest micro-batch
   int64_t micro_batches_per_step = 0;
-  int64_t sent_bytes_per_step = 0;  // of a rank; as many are received
+  int64_t sent_bytes_per_step = 0;       // of a rank; as many are received
+  int64_t host_sent_bytes_per_step = 0;  // of the first host to other hosts
   int64_t checkpoint_bytes = 0;
   int64_t num_checkpoints = 0;  // on disk at most
   int64_t disk_bytes = 0;       // checkpoints and the adapter
@@ -65,9 +72,10 @@ struct RunPlan {
   }
 };
 
-/// The plan of a job after check_inputs() on `ranks` ranks. Local; a fraction of a second.
+/// The plan of a job after check_inputs() on these ranks. Local; a fraction of a second.
 /// Errors  those of load_model and attach; ConfigError: an adapter that fits no layer
-RunPlan plan_run(const Job& job, const PlanChoice& choice, int ranks, const ProcessBytes& process);
+RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& placement,
+                 const ProcessBytes& process);
 
 /// What this process holds now, and of it what came since `before_inputs` (resident_bytes() before
 /// check_inputs); adds what comes later, and MPI's share when `ranks` > 1. Walks once, so that the

@@ -90,16 +90,17 @@ std::optional<RunPlan> shrink_until_it_fits(const PlanFunction& plan, PlanChoice
 
 }  // namespace
 
-PlanFunction plan_function(const Job& job, int ranks, const ProcessBytes& process) {
+PlanFunction plan_function(const Job& job, const RankPlacement& placement,
+                           const ProcessBytes& process) {
   using Key = std::tuple<ZeroStage, bool, int64_t, int64_t, std::string, FrozenPlace>;
   auto known = std::make_shared<std::map<Key, RunPlan>>();
-  return [&job, ranks, process, known](const PlanChoice& choice) {
+  return [&job, placement, process, known](const PlanChoice& choice) {
     const Key key(choice.stage, choice.gradient_checkpointing, choice.micro_batch_size,
                   choice.max_length, choice.quantization.method, choice.base);
     const auto found = known->find(key);
     if (found != known->end())
       return found->second;
-    return known->emplace(key, plan_run(job, choice, ranks, process)).first->second;
+    return known->emplace(key, plan_run(job, choice, placement, process)).first->second;
   };
 }
 

@@ -24,7 +24,8 @@ inline bool fits(const RunPlan& plan, const HostLimit& host) {
 
 using PlanFunction = std::function<RunPlan(const PlanChoice& choice)>;
 /// plan_run() of a job that remembers what it answered. The job must outlive it.
-PlanFunction plan_function(const Job& job, int ranks, const ProcessBytes& process);
+PlanFunction plan_function(const Job& job, const RankPlacement& placement,
+                           const ProcessBytes& process);
 
 /// The cheapest choice of stage, gradient_checkpointing and micro_batch_size (the configured one or
 /// smaller) that fits: without recompute before with it (a third more work), then by traffic, then

@@ -70,6 +70,9 @@ std::string plan_table(const Job& job, const RunPlan& plan, const HostLimit& hos
             " are the base that the ranks of a host share: counted once\n";
   text += "  traffic: " + bytes_text(plan.sent_bytes_per_step) +
           " sent by a rank per step, as much received\n";
+  if (plan.host_sent_bytes_per_step > 0)
+    text += "  between hosts: " + bytes_text(plan.host_sent_bytes_per_step) +
+            " sent by a host per step, as much received\n";
   text += "  disk: " + bytes_text(plan.checkpoint_bytes) + " per checkpoint, at most " +
           std::to_string(plan.num_checkpoints) + "; " + bytes_text(plan.disk_bytes) +
           " in all with the adapter";
@@ -136,6 +139,7 @@ io::Json plan_json(const RunPlan& plan, const HostLimit& host) {
   json.set("usable_bytes", host.bytes);
   json.set("longest_micro_batch_tokens", plan.longest_tokens);
   json.set("sent_bytes_per_step", plan.sent_bytes_per_step);
+  json.set("host_sent_bytes_per_step", plan.host_sent_bytes_per_step);
   json.set("checkpoint_bytes", plan.checkpoint_bytes);
   json.set("disk_bytes", plan.disk_bytes);
   return json;

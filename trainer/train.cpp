@@ -117,7 +117,7 @@ RunPlan plan_or_refuse(const Job& job, const ProcessBytes& process) {
   parallel::Communicator& comm = job.comm;
   const HostLimit host{static_cast<int>(comm.all_reduce_max(comm.local_size())),
                        comm.all_reduce_min(usable_memory_bytes())};
-  const PlanFunction plan = plan_function(job, comm.world_size(), process);
+  const PlanFunction plan = plan_function(job, {comm.world_size(), host.ranks}, process);
   RunPlan own = plan(configured_choice(job.config));
   run_on_rank_zero(comm, [&] {
     if (!fits(own, host))

@@ -60,6 +60,10 @@ quiet -n 0 train; expect "zero ranks" 64 $?
 quiet -n 2x train; expect "ranks not a number" 64 $?
 quiet -n 2; expect "no command" 64 $?
 quiet train; expect "no -n" 64 $?
+quiet -n 2 --hostfile; expect "no hostfile" 64 $?
+quiet -n 2 --hostfile "$scratch/none" 0 0; expect "hostfile is not there" 66 $?
+echo '# no host' >"$scratch/hosts"
+quiet -n 2 --hostfile "$scratch/hosts" 0 0; expect "hostfile without hosts" 64 $?
 SHARDTUNE_BINARY=$scratch/none quiet -n 1 0; expect "no program" 66 $?
 quiet -n 1 65; expect "one rank keeps its code" 65 $?
 expect "one rank keeps its arguments" "2:a b" "$("$run" -n 1 count 'a b')"

@@ -95,6 +95,9 @@ TEST(CommandLine, JsonIsOneDocument) {
 TEST(CommandLine, LeavesItsCodeInTheStatusFile) {
   const ProgramFolder folder;
   folder.shell("SHARDTUNE_STATUS_FILE=status $st version");
+  EXPECT_FALSE(fs::exists(folder.path("status"))) << "only launch/run makes it";
+  testing::write_text(folder.path("status"), "");
+  folder.shell("SHARDTUNE_STATUS_FILE=status $st version");
   folder.shell("SHARDTUNE_STATUS_FILE=status $st eval --model none --data eval.jsonl");
   EXPECT_EQ(testing::read_text(folder.path("status")), "0 0\n0 66\n");
 }

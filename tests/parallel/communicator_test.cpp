@@ -84,6 +84,33 @@ TEST_P(Communicators, ExchangeKeepsTheOrderOfAPair) {
   }
 }
 
+// Rank r gives r blocks of r * 1000 + i bytes, and one more that is empty; they lie in another
+// order in memory than in the list.
+TEST_P(Communicators, BlocksOfDifferentSizesComeToAll) {
+  for (const int world_size : {1, 2, 5}) {
+    run(world_size, [&](Communicator& comm) {
+      std::vector<std::vector<std::byte>> places;
+      std::vector<Block> blocks;
+      for (int owner = 0; owner < world_size; ++owner) {
+        for (int i = 0; i <= owner; ++i)
+          places.emplace_back(i < owner ? static_cast<size_t>(owner * 1000 + i) : 0,
+                              std::byte(owner == comm.rank() ? owner * 10 + i + 1 : 0));
+      }
+      size_t place = places.size();
+      for (int owner = world_size - 1; owner >= 0; --owner) {
+        for (int i = owner; i >= 0; --i)
+          blocks.push_back({owner, places[--place]});
+      }
+      comm.all_gather_blocks(blocks);
+      for (int owner = 0; owner < world_size; ++owner) {
+        for (int i = 0; i <= owner; ++i, ++place)
+          EXPECT_EQ(std::ranges::count(places[place], std::byte(owner * 10 + i + 1)),
+                    i < owner ? owner * 1000 + i : 0);
+      }
+    });
+  }
+}
+
 // Runs the bodies on two ranks; every rank must fail alike, with both calls in the message.
 std::string OnThreads::mismatch_of(const std::function<void(Communicator&)>& rank0,
                                    const std::function<void(Communicator&)>& rank1) {
@@ -156,6 +183,23 @@ TEST_P(CommunicatorMismatch, MessagesThatDoNotPairUp) {
   EXPECT_NE(mismatch_of(send_to_1, nothing).find("rank 0 sends 12 bytes"), std::string::npos);
   EXPECT_NE(mismatch_of(nothing, receive_from_0(3)).find("expects 12 bytes"), std::string::npos);
   EXPECT_NE(mismatch_of(send_to_1, receive_from_0(2)).find("expects 8 bytes"), std::string::npos);
+}
+
+TEST_P(CommunicatorMismatch, BlocksOfOtherSizesOrOwners) {
+  const auto gather = [](std::vector<std::pair<int, size_t>> list) {
+    return [=](Communicator& comm) {
+      auto values = buffer(8);
+      std::vector<Block> blocks;
+      for (const auto& [owner, size] : list)
+        blocks.push_back({owner, bytes_of(values).first(size)});
+      comm.all_gather_blocks(blocks);
+    };
+  };
+  const auto usual = gather({{0, 12}, {1, 4}});
+  EXPECT_NE(mismatch_of(usual, gather({{0, 12}, {1, 8}})).find("all_gather_blocks(#0, 20 bytes"),
+            std::string::npos);
+  EXPECT_NE(mismatch_of(usual, gather({{1, 12}, {0, 4}})), "");
+  EXPECT_NE(mismatch_of(usual, gather({{0, 4}, {1, 12}})), "");
 }
 
 TEST_P(CommunicatorMismatch, ValuesThatMustBeEqual) {
@@ -269,6 +313,8 @@ TEST(Communicator, RefusesPeersAndSizesThatCannotBe) {
   EXPECT_THROW(comm->exchange({&send, 1}, {}), ArgumentError);
   const Send self{0, bytes_of(values)};
   EXPECT_THROW(comm->exchange({&self, 1}, {}), ArgumentError);
+  const Block block{1, bytes_of(values)};
+  EXPECT_THROW(comm->all_gather_blocks({&block, 1}), ArgumentError);
 }
 
 TEST(Communicator, RemembersTheLast64Calls) {

@@ -17,6 +17,32 @@ void require(bool condition, const char* what) {
     throw ArgumentError(std::string("check failed: ") + what);
 }
 
+// Two blocks of each rank, far apart in memory, some of them side by side with those of another.
+void check_blocks(Communicator& comm) {
+  const int n = comm.world_size();
+  const auto size_of = [](int rank, int i) { return size_t{100'003} * (i + 1) + rank; };
+  std::vector<int> values;
+  std::vector<std::pair<int, size_t>> places;
+  for (int i = 0; i < 2; ++i) {
+    for (int rank = 0; rank < n; ++rank) {
+      places.emplace_back(rank, values.size());
+      values.resize(values.size() + size_of(rank, i), rank == comm.rank() ? rank * 10 + i : -1);
+    }
+  }
+  std::vector<Block> blocks;
+  for (size_t k = 0; k < places.size(); ++k) {
+    const auto& [rank, begin] = places[k];
+    const size_t size = size_of(rank, k < static_cast<size_t>(n) ? 0 : 1);
+    blocks.push_back({rank, std::as_writable_bytes(std::span(values).subspan(begin, size))});
+  }
+  comm.all_gather_blocks(blocks, DType::kInt32);
+  for (size_t k = 0; k < places.size(); ++k) {
+    const int i = k < static_cast<size_t>(n) ? 0 : 1;
+    for (size_t j = 0; j < size_of(places[k].first, i); ++j)
+      require(values[places[k].second + j] == places[k].first * 10 + i, "all_gather_blocks");
+  }
+}
+
 void check_messages(Communicator& comm) {
   const int n = comm.world_size();
   // Above the eager limit of any transport, and of odd length.
@@ -39,6 +65,7 @@ void check_messages(Communicator& comm) {
                   DType::kInt32);
   for (size_t i = 0; i < all.size(); ++i)
     require(all[i] == static_cast<int>(i / count) * 7 + 1, "all_gather");
+  check_blocks(comm);
   std::vector<int> values(count, comm.rank());
   comm.broadcast(std::as_writable_bytes(std::span(values)), n - 1, DType::kInt32);
   require(values == std::vector<int>(count, n - 1), "broadcast");

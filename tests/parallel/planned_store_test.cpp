@@ -79,8 +79,26 @@ TEST(PlannedStore, SendsItsLeafWithoutItsShardAndItsShardToAll) {
   DryRun dry_run;
   PlannedStore store(ZeroStage::k2, 0, 3);
   declare_and_publish(store);
-  EXPECT_EQ(store.sent_per_round(), 4 * (2 * kTrainable - 2 * kShardGranule));
-  EXPECT_EQ(store.sent_per_gather(), 4 * 2 * 2 * kShardGranule);
+  EXPECT_EQ(store.sent_leaves(1, 3), 4 * (2 * kTrainable - 2 * kShardGranule));
+  EXPECT_EQ(store.sent_shards(1, 2), 4 * 2 * 2 * kShardGranule);
+  // Two ranks of a host to the third on another: the second has a leaf only in the first round.
+  EXPECT_EQ(store.sent_leaves(2, 3), 2 * 4 * 2 * kShardGranule);
+  EXPECT_EQ(store.sent_leaves(2, 1), 4 * 2 * kShardGranule);
+  EXPECT_EQ(store.take_brought().units, 0);
+}
+
+TEST(PlannedStore, CountsAUnitOncePerLeaseFromOutside) {
+  DryRun dry_run;
+  PlannedStore store(ZeroStage::k3, 0, 4);
+  declare_and_publish(store);
+  {
+    const UnitLease outer = store.acquire(UnitId{0}, Pass::kForward);
+    const UnitLease inner = store.acquire(UnitId{0}, Pass::kForward);
+  }
+  const int64_t once = store.take_brought().units;
+  EXPECT_GT(once, 0);
+  { const UnitLease again = store.acquire(UnitId{0}, Pass::kBackward); }
+  EXPECT_EQ(store.take_brought().units, once);
 }
 
 TEST(PlannedStore, CountsTheSumsOfABinaryCounter) {

@@ -129,10 +129,15 @@ TEST(OffloadOptimizer, AFailingDeviceEndsTheRunOnAllRanksAndKeepsTheCheckpoint) 
     EXPECT_EQ(caught.exit_code(), ExitCode::kCannotWrite) << caught.what();
     EXPECT_HAS(caught.what(), "exp_avg");
     EXPECT_HAS(caught.what(), std::strerror(error));
-    EXPECT_HAS(caught.what(), "The update of step 3 was under way");
-    EXPECT_FALSE(fs::exists(small.path(name) / "checkpoint-3"));
+    // Step 3, or a later one where checkpoint 2, written meanwhile, was not there in time.
+    const std::string text = caught.what();
+    const std::string before = "The update of step ";
+    EXPECT_HAS(text, before);
+    const int step = std::atoi(text.c_str() + text.find(before) + before.size());
+    EXPECT_GE(step, 3) << text;
+    EXPECT_FALSE(fs::exists(small.path(name) / ("checkpoint-" + std::to_string(step))));
     const TrainResult resumed = small.run(failing(), 2);
-    EXPECT_EQ(resumed.resumed_from, 2);
+    EXPECT_EQ(resumed.resumed_from, step - 1);
     expect_reference(small, name);
   }
 }

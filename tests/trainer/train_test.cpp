@@ -291,5 +291,25 @@ TEST(Train, ADryRunWritesNothing) {
   EXPECT_FALSE(fs::exists(small.path("run")));
 }
 
+// R29: a rank of another build is told from ours before anything is loaded.
+TEST(Train, RanksOfDifferentBuildsAreRefused) {
+  const SmallRun small;
+  const RunConfig config = small.config("run");
+  const std::string text = error_of(
+      [&] {
+        parallel::run_on_threads(3, [&](parallel::Communicator& comm) {
+          TrainOptions options;
+          options.catch_signals = false;
+          options.identity = comm.rank() == 2 ? "version 2" : "version 1";
+          train(config, comm, options);
+        });
+      },
+      ExitCode::kUsage);
+  EXPECT_NE(text.find("program version"), std::string::npos) << text;
+  EXPECT_NE(text.find("'version 1' on rank 0 and 'version 2' on rank 2"), std::string::npos)
+      << text;
+  EXPECT_FALSE(fs::exists(small.path("run")));
+}
+
 }  // namespace
 }  // namespace shardtune::trainer
