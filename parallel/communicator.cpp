@@ -258,6 +258,10 @@ void Communicator::exchange(std::span<const Send> sends, std::span<const Receive
   if (world_size_ > 1) {
     agree_on_messages(outgoing_, incoming_);
     do_exchange(outgoing_, incoming_);
+    for (const Send& send : outgoing_)
+      exchanged_.sent += static_cast<int64_t>(send.bytes.size());
+    for (const Receive& receive : incoming_)
+      exchanged_.received += static_cast<int64_t>(receive.bytes.size());
   }
   for (size_t i = 0; i < from_self.size(); ++i)
     std::copy(from_self[i].begin(), from_self[i].end(), to_self[i].begin());

@@ -19,6 +19,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "parallel/traffic.h"
 
 namespace shardtune::parallel {
 
@@ -141,6 +142,9 @@ class Communicator {
   /// by itself, because it computes or is stuck in the transport. It must end the process.
   virtual void on_lost_peer(std::function<void(const std::string& message)> report) {}
 
+  /// Bytes of the messages that exchange() moved to and from other ranks so far.
+  const Traffic& exchanged() const { return exchanged_; }
+
   /// The last calls of this rank, oldest first, one a line (at most 64).
   std::string recent_calls() const;
 
@@ -201,6 +205,7 @@ class Communicator {
   std::vector<CallHeader> calls_;  // of all ranks, from the last agree()
   std::vector<Send> outgoing_;     // of the exchange that runs, without what stays here
   std::vector<Receive> incoming_;
+  Traffic exchanged_;
   std::vector<uint64_t> index_;  // [peer], scratch of digests
   std::array<CallHeader, kRingSize> ring_{};
 };

@@ -129,6 +129,8 @@ class ShardedParameterStore : public ParameterStore {
   int64_t num_trainable_elements() const;
   ZeroStage stage() const { return stage_; }
   StoreMemory memory() const;
+  /// What steps moved so far; between walks.
+  StoreTraffic traffic() const;
 
  protected:
   void release(UnitId unit) noexcept override;

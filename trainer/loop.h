@@ -33,6 +33,7 @@ class Loop {
  private:
   /// train_step(); where it was interrupted, saves what the steps before it made. Collective.
   StepResult run_step(int64_t step);
+  StepTraffic traffic() const;
   void log(int64_t step, const StepResult& result, double seconds, bool evaluated);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);
@@ -46,6 +47,7 @@ class Loop {
   int64_t saved_step_;  // newest step that a resume would find
   CheckpointSaver saver_;
   TrainResult result_;
+  int64_t most_micro_batches_ = 0;
 };
 
 }  // namespace shardtune::trainer
