@@ -30,13 +30,25 @@ DryRun::~DryRun() { current_dry_run = nullptr; }
 DryRun* DryRun::current() { return current_dry_run; }
 
 void* DryRun::allocate(int64_t num_bytes) {
-  const int64_t peak = pool_.peak_bytes_in_use();
   void* const pointer = pool_.allocate(num_bytes);
   purposes_[pointer] = current_purpose;
   in_use_[static_cast<size_t>(current_purpose)] += num_bytes;
-  if (pool_.peak_bytes_in_use() > peak)
-    at_peak_ = in_use_;
+  note_peak();
   return pointer;
+}
+
+void DryRun::note_peak() noexcept {
+  const int64_t now = bytes_now();
+  if (now <= peak_)
+    return;
+  peak_ = now;
+  at_peak_ = in_use_;
+  beside_at_peak_ = beside_;
+}
+
+void DryRun::hold_beside_pool(int64_t num_bytes) noexcept {
+  beside_ += num_bytes;
+  note_peak();
 }
 
 bool DryRun::release(void* pointer, int64_t num_bytes) noexcept {

@@ -44,15 +44,29 @@ class DryRun {
   /// False when the buffer is not of this dry run.
   bool release(void* pointer, int64_t num_bytes) noexcept;
 
+  /// Counts memory that the run holds beside the pool (buffers for I/O, messages); negative when it
+  /// is let go.
+  void hold_beside_pool(int64_t num_bytes) noexcept;
+
   const BufferPool& pool() const { return pool_; }
-  /// Bytes asked for and in use when the pool's use was highest, by Purpose.
+  /// The most bytes at once: pages of the pool, in use or kept, and what stands beside it.
+  int64_t peak_bytes() const { return peak_; }
+  /// Of them, bytes asked for and in use, by Purpose, and what stood beside the pool.
   const std::array<int64_t, kNumPurposes>& bytes_at_peak() const { return at_peak_; }
+  int64_t beside_pool_at_peak() const { return beside_at_peak_; }
+  /// What is held now, pages kept for reuse counted.
+  int64_t bytes_now() const { return pool_.resident_bytes() + beside_; }
 
  private:
+  void note_peak() noexcept;
+
   BufferPool pool_;
   std::unordered_map<const void*, Purpose> purposes_;
   std::array<int64_t, kNumPurposes> in_use_{};
   std::array<int64_t, kNumPurposes> at_peak_{};
+  int64_t beside_ = 0;
+  int64_t beside_at_peak_ = 0;
+  int64_t peak_ = 0;
 };
 
 /// In a dry run: counts the scratch that the tasks of a parallel loop hold at once, each thread

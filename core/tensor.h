@@ -111,6 +111,7 @@ class BufferPool {
   /// The most bytes of pages that buffers covered at once, in use or kept: of a buffer, the pages
   /// that a caller asked for so far. What is rounded up past them is never touched.
   int64_t peak_resident_bytes() const;
+  int64_t resident_bytes() const;  // of now
 
   BufferPool();
   ~BufferPool();

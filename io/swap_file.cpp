@@ -159,7 +159,7 @@ void SwapFile::reserve(int64_t bytes) {
 SwapSpeed SwapFile::measure(int64_t bytes) {
   bytes = round_up(bytes, kIoAlignment);
   reserve(bytes);
-  const AlignedBuffer buffer(std::min(round_up(bytes, kRequestBytes), 32 * kRequestBytes));
+  const AlignedBuffer buffer(std::min(round_up(bytes, kRequestBytes), kMeasureBytes));
   // Other bytes than zeros, which some devices do not store.
   for (size_t i = 0; i < buffer.bytes().size(); ++i)
     buffer.bytes()[i] = static_cast<std::byte>((i * 2654435761u) >> 13);

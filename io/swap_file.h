@@ -54,6 +54,8 @@ class SwapFile {
   void reserve(int64_t bytes);
   int64_t reserved_bytes() const { return reserved_; }
 
+  /// Memory that measure() takes, at most.
+  static constexpr int64_t kMeasureBytes = 32 << 20;
   /// Writes and reads back at most `bytes`, for at most about a second each way, and returns the
   /// speeds. Overwrites the start of the file: call it before anything is stored.
   SwapSpeed measure(int64_t bytes);

@@ -10,6 +10,7 @@
 #include "parallel/communicator.h"
 #include "trainer/job.h"
 #include "trainer/memory.h"
+#include "trainer/offload.h"
 #include "trainer/plan_text.h"
 
 namespace shardtune::launch {
@@ -76,7 +77,8 @@ int run_plan(Arguments arguments) {
   trainer::check_inputs(job);
   const trainer::ProcessBytes process = trainer::measure_process(job, before_inputs, ranks);
   const trainer::PlanFunction plan = trainer::plan_function(job, {ranks, ranks_of_host}, process);
-  const trainer::HostLimit host{ranks_of_host, usable_memory_bytes()};
+  const trainer::HostLimit host{ranks_of_host, usable_memory_bytes(),
+                                trainer::free_swap_space(config)};
   if (line.has("json"))
     print_json(document(job, plan, host));
   else

@@ -11,6 +11,7 @@
 #include "launch/verbs.h"
 #include "parallel/communicator.h"
 #include "trainer/config.h"
+#include "trainer/plan_text.h"
 #include "trainer/train.h"
 
 namespace shardtune::launch {
@@ -59,8 +60,11 @@ io::Json result_json(const trainer::TrainResult& result) {
   json.set("peak_rss_bytes", result.peak_rss_bytes);
   json.set("rank_peak_rss_bytes", list_of(result.rank_peak_rss_bytes));
   json.set("rank_predicted_bytes", list_of(result.rank_predicted_bytes));
+  json.set("rank_held_bytes", list_of(result.rank_held_bytes));
   json.set("pool_peak_bytes", result.pool_peak_bytes);
   json.set("predicted_pool_bytes", result.predicted_pool_bytes);
+  json.set("step_traffic", trainer::traffic_json(result.step_traffic));
+  json.set("predicted_step_traffic", trainer::traffic_json(result.predicted_step_traffic));
   json.set("adapter", result.adapter_folder.empty() ? io::Json() : io::Json(result.adapter_folder));
   return json;
 }

@@ -261,6 +261,14 @@ void Communicator::all_gather_blocks(std::span<const Block> blocks, DType dtype,
     return;
   agree({.mine = {}, .num_bytes = 0, .sends = outgoing_});
   do_all_gather_blocks(blocks, outgoing_, incoming_);
+  count_messages();
+}
+
+void Communicator::count_messages() {
+  for (const Send& send : outgoing_)
+    exchanged_.sent += static_cast<int64_t>(send.bytes.size());
+  for (const Receive& receive : incoming_)
+    exchanged_.received += static_cast<int64_t>(receive.bytes.size());
 }
 
 void Communicator::exchange(std::span<const Send> sends, std::span<const Receive> receives,
@@ -293,6 +301,7 @@ void Communicator::exchange(std::span<const Send> sends, std::span<const Receive
   if (world_size_ > 1) {
     agree_on_messages(outgoing_, incoming_);
     do_exchange(outgoing_, incoming_);
+    count_messages();
   }
   for (size_t i = 0; i < from_self.size(); ++i)
     std::copy(from_self[i].begin(), from_self[i].end(), to_self[i].begin());

@@ -19,6 +19,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "parallel/traffic.h"
 
 namespace shardtune::parallel {
 
@@ -155,6 +156,10 @@ class Communicator {
   /// by itself, because it computes or is stuck in the transport. It must end the process.
   virtual void on_lost_peer(std::function<void(const std::string& message)> report) {}
 
+  /// Bytes of the messages that exchange() and all_gather_blocks() moved to and from other ranks so
+  /// far; blocks count for each rank that gets them, though they cross to a host once.
+  const Traffic& exchanged() const { return exchanged_; }
+
   /// The last calls of this rank, oldest first, one a line (at most 64).
   std::string recent_calls() const;
 
@@ -223,6 +228,8 @@ class Communicator {
   std::vector<CallHeader> calls_;  // of all ranks, from the last agree()
   std::vector<Send> outgoing_;     // of the call that runs, without what stays here
   std::vector<Receive> incoming_;
+  void count_messages();
+  Traffic exchanged_;
   std::vector<uint64_t> index_;  // [peer], scratch of digests
   std::array<CallHeader, kRingSize> ring_{};
 };

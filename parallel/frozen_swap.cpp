@@ -72,6 +72,7 @@ void FrozenSwap::prefetch(UnitId id) {
     peak_buffer_bytes_ = std::max(peak_buffer_bytes_, buffer_bytes_);
   }
   unit.is_held = true;
+  read_bytes_ += bytes;
   unit.reading = store_.read(unit.first, unit.num_parts, unit.buffer);
 }
 

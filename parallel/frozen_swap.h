@@ -45,6 +45,8 @@ class FrozenSwap {
   std::byte* data(UnitId unit, int64_t part) const;
 
   int64_t stored_bytes() const { return store_.num_bytes(); }
+  /// Of every prefetch() so far.
+  int64_t read_bytes() const { return read_bytes_; }
   int64_t peak_buffer_bytes() const { return peak_buffer_bytes_; }
 
  private:
@@ -69,6 +71,7 @@ class FrozenSwap {
   bool sealed_ = false;
   int64_t buffer_bytes_ = 0;
   int64_t peak_buffer_bytes_ = 0;
+  int64_t read_bytes_ = 0;
   io::BlockFile store_;  // last: it waits for what is under way with the buffers above
 };
 

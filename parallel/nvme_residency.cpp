@@ -45,6 +45,12 @@ class NvmeResidency final : public UnitResidency {
     memory.unit_bytes = swap_.peak_buffer_bytes();
     return memory;
   }
+  StoreTraffic traffic() const override {
+    StoreTraffic traffic;
+    traffic.units_read = swap_.read_bytes() - rows_read_;
+    traffic.rows_read = rows_read_;
+    return traffic;
+  }
 
  private:
   void place(UnitId unit);
@@ -55,6 +61,7 @@ class NvmeResidency final : public UnitResidency {
   std::unique_ptr<UnitResidency> weights_;
   std::vector<int64_t> parts_;  // of a parameter in its unit; -1 for trainables
   FrozenSwap swap_;
+  int64_t rows_read_ = 0;
 };
 
 void NvmeResidency::place(UnitId unit) {
@@ -94,6 +101,7 @@ void NvmeResidency::publish(ParameterId id, std::span<const std::byte> bytes) {
 // Blocks are checked whole, so the units that hold the rows are read whole, one after another.
 void NvmeResidency::fetch_rows(std::span<const RowFetch> fetches) {
   constexpr UnitId kNone{-1};
+  const int64_t read_before = swap_.read_bytes();
   UnitId brought = kNone;
   const auto let_go = [&] {
     if (brought != kNone)
@@ -110,6 +118,7 @@ void NvmeResidency::fetch_rows(std::span<const RowFetch> fetches) {
     copy_rows(value(fetch.id), fetch);
   }
   let_go();
+  rows_read_ += swap_.read_bytes() - read_before;
 }
 
 TensorView NvmeResidency::value(ParameterId id) const {

@@ -1,7 +1,5 @@
 #include "parallel/planned_store.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -11,169 +9,27 @@
 
 namespace shardtune::parallel {
 
-AddressRange::AddressRange(int64_t num_bytes) : num_bytes_(static_cast<size_t>(num_bytes)) {
-  if (num_bytes == 0)
-    return;
-  void* address =
-      mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (address == MAP_FAILED)
-    throw OutOfMemoryError("plan: expected " + std::to_string(num_bytes) +
-                           " addresses for a shared parameter, found none. Raise the limit of the "
-                           "address space (ulimit -v).");
-  data_ = address;
-}
-
-AddressRange::AddressRange(AddressRange&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), num_bytes_(other.num_bytes_) {}
-
-AddressRange& AddressRange::operator=(AddressRange&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(num_bytes_, other.num_bytes_);
-  return *this;
-}
-
-AddressRange::~AddressRange() {
-  if (data_ != nullptr)
-    munmap(data_, num_bytes_);
-}
-
-UnitId PlannedStore::add_unit(std::string name) {
-  units_.push_back({std::move(name), 0, 0, 0, Tensor()});
-  return UnitId{narrow<int32_t>(static_cast<int64_t>(units_.size()) - 1)};
-}
-
-ParameterId PlannedStore::declare(ParameterSpec spec) {
-  Parameter parameter;
-  parameter.num_bytes = checked_mul(spec.shape.numel(), size_of(spec.dtype));
-  if (spec.kind == ParameterKind::kTrainable) {
-    parameter.trainable = std::ranges::count_if(
-        parameters_, [](const Parameter& earlier) { return earlier.trainable >= 0; });
-  }
-  parameter.spec = std::move(spec);
-  parameters_.push_back(std::move(parameter));
-  return ParameterId{narrow<int32_t>(num_parameters() - 1)};
-}
-
-int64_t PlannedStore::held(int64_t num_bytes) const {
-  if (frozen_place_ == FrozenPlace::kNvme)
-    return 0;
-  return gathers() ? ceil_div(num_bytes, world_size_) : num_bytes;
-}
-
 void PlannedStore::publish(ParameterId id, std::span<const std::byte> bytes) {
-  Parameter& parameter = parameters_.at(static_cast<size_t>(id));
-  if (parameter.trainable >= 0)
-    return;  // stands in the flat buffer
-  const PurposeScope purpose(Purpose::kParameters);
-  const ParameterSpec& spec = parameter.spec;
-  const int64_t num_bytes = held(parameter.num_bytes);
-  if (is_shared()) {
-    parameter.shared = AddressRange(num_bytes);
-    bytes_.shared += num_bytes;
-  } else if (parameter.bytes.empty() && brings_units())
-    parameter.bytes = Tensor(Shape{num_bytes}, DType::kUInt8);
-  else if (parameter.bytes.empty())
-    parameter.bytes = Tensor(spec.shape, spec.dtype);
-  const bool is_part = spec.part_of != kNoParameter;
-  const bool is_code = spec.dtype == DType::kUInt8 || spec.dtype == DType::kInt8;
-  (is_part ? bytes_.scales : is_code ? bytes_.codes : bytes_.dense) += num_bytes;
-  published_ = parameter.num_bytes + (is_part ? published_ : 0);
+  residency_.publish(id, bytes);
+  const DeclaredParameter& parameter = table_.at(id);
+  if (parameter.is_trainable())
+    return;
+  published_ = parameter.num_bytes + (parameter.spec.part_of != kNoParameter ? published_ : 0);
   largest_published_ = std::max(largest_published_, published_);
 }
 
-// Two buffers serve the unit at work and the one that is fetched ahead; each further unit that
-// stays leased has one of its own.
-UnitLease PlannedStore::acquire(UnitId id, Pass pass) {
-  Unit& unit = units_.at(static_cast<size_t>(id));
-  if (unit.num_leases == 0 && gathers())
-    brought_.units += unit.num_brought_bytes;
-  if (unit.num_leases++ == 0 && brings_units() && ++num_leased_ > 1) {
-    const PurposeScope purpose(Purpose::kParameters);
-    unit.buffer = Tensor(Shape{unit.num_bytes}, DType::kUInt8);
-  }
-  return UnitLease(*this, id);
-}
-
-void PlannedStore::fetch_rows(std::span<const RowFetch> fetches) {
-  constexpr int64_t kRequestBytes = 8;  // of a row
-  for (const RowFetch& fetch : fetches) {
-    if (gathers())
-      brought_.rows += static_cast<int64_t>(fetch.out.size() + fetch.rows.size() * kRequestBytes);
-  }
-}
-
-void PlannedStore::release(UnitId id) noexcept {
-  Unit& unit = units_[static_cast<size_t>(id)];
-  if (--unit.num_leases > 0 || !brings_units())
-    return;
-  --num_leased_;
-  unit.buffer = Tensor();
-}
-
-ParameterId PlannedStore::find(std::string_view name) const {
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (parameters_[i].spec.name == name)
-      return ParameterId{static_cast<int32_t>(i)};
-  }
-  return kNoParameter;
-}
-
-TensorView PlannedStore::value(ParameterId id) const {
-  const Parameter& parameter = at(id);
-  if (gathers() || (brings_units() && parameter.trainable < 0))
-    return {gather_.at(0).view().raw(), parameter.spec.dtype, parameter.spec.shape};
-  if (parameter.trainable < 0 && is_shared())
-    return {parameter.shared.data(), parameter.spec.dtype, parameter.spec.shape};
-  if (parameter.trainable < 0)
-    return parameter.bytes.view();
-  float* const first =
-      master_weight_.data<float>() + flat_.offset(static_cast<size_t>(parameter.trainable));
-  return {first, DType::kFloat32, parameter.spec.shape};
-}
-
-TensorView PlannedStore::value_bf16(ParameterId id) const {
-  const Parameter& parameter = at(id);
-  if (gathers())
-    return {gather_.at(0).view().raw(), DType::kBFloat16, parameter.spec.shape};
-  BFloat16* const first =
-      bf16_.data<BFloat16>() + flat_.offset(static_cast<size_t>(parameter.trainable));
-  return {first, DType::kBFloat16, parameter.spec.shape};
+UnitLease PlannedStore::acquire(UnitId unit, Pass) {
+  walk_.acquire(unit);
+  return UnitLease(*this, unit);
 }
 
 void PlannedStore::seal() {
   std::vector<ShardedTensor> tensors;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (parameters_[i].trainable >= 0)
-      tensors.push_back({ParameterId{static_cast<int32_t>(i)}, parameters_[i].spec.shape.numel()});
-  }
-  shards_ = ShardLayout(std::move(tensors), world_size_);
+  for (const ParameterId id : table_.trainables())
+    tensors.push_back({id, table_.at(id).spec.shape.numel()});
+  shards_ = ShardLayout(std::move(tensors), table_.world_size());
   flat_ = FlatLayout(shards_);
-  const PurposeScope purpose(Purpose::kParameters);
-  // At stage 3 the bf16 copies are made in the buffer of a gathered unit.
-  const int64_t size = gathers() ? shard().length() : flat_.size();
-  master_weight_ = Tensor::zeros(Shape{size}, DType::kFloat32);
-  bf16_ = Tensor::zeros(Shape{gathers() ? 0 : size}, DType::kBFloat16);
-  bytes_.master = master_weight_.num_bytes();
-  bytes_.bf16 = bf16_.num_bytes();
-  if (brings_units())
-    make_gather_buffers();
-}
-
-void PlannedStore::make_gather_buffers() {
-  for (const Parameter& parameter : parameters_) {
-    if (!gathers() && parameter.trainable >= 0)
-      continue;  // stands in the flat buffer
-    const int64_t copies = parameter.trainable >= 0 ? parameter.num_bytes / 2 : 0;
-    Unit& unit = units_.at(static_cast<size_t>(parameter.spec.unit));
-    unit.num_bytes += parameter.num_bytes + copies;
-    unit.num_brought_bytes += parameter.num_bytes;
-  }
-  int64_t largest = 0;
-  for (const Unit& unit : units_)
-    largest = std::max(largest, unit.num_bytes);
-  for (int i = 0; i < 2; ++i)
-    gather_.emplace_back(Shape{largest}, DType::kUInt8);
-  bytes_.gather = 2 * largest;
+  residency_.seal(shards_, flat_);
 }
 
 void PlannedStore::begin_step(int64_t num_micro_batches) { gradient_ = Tensor(); }
@@ -185,31 +41,44 @@ void PlannedStore::begin_micro_batch() {
 }
 
 void PlannedStore::end_round(int64_t num_leaves) {
+  for (int peer = 0; peer < table_.world_size(); ++peer) {
+    if (peer != rank_)
+      traffic_.gradients.sent += flat_.shard(peer).length() * size_of(DType::kFloat32);
+  }
   if (shard().empty())
     return;
+  traffic_.gradients.received += (num_leaves - 1) * shard().length() * size_of(DType::kFloat32);
   const PurposeScope purpose(Purpose::kParameters);
   std::vector<Tensor> received;
   for (int64_t i = 1; i < num_leaves; ++i)
     received.emplace_back(Shape{shard().length()}, DType::kFloat32);
-  if (world_size_ == 1)
+  if (table_.world_size() == 1) {
     counter_.push(std::move(leaf_));
-  else
-    counter_.push(Tensor(Shape{shard().length()}, DType::kFloat32));
-  if (world_size_ == 1)
     leaf_ = Tensor();
+  } else {
+    counter_.push(Tensor(Shape{shard().length()}, DType::kFloat32));
+  }
   for (Tensor& term : received)
     counter_.push(std::move(term));
 }
 
 void PlannedStore::finish_gradients() {
   const PurposeScope purpose(Purpose::kParameters);
+  const bool is_shard = stage_ >= ZeroStage::k2 || table_.world_size() == 1;
+  if (!is_shard)
+    count_shards_to_all(traffic_.gradients);
   std::optional<Tensor> own = counter_.fold();
   if (!own)
     return;
-  if (stage_ == ZeroStage::k2 || stage_ == ZeroStage::k3 || world_size_ == 1)
+  if (is_shard)
     gradient_ = std::move(*own);
   else
     gradient_ = Tensor(Shape{flat_.size()}, DType::kFloat32);
+}
+
+void PlannedStore::publish_updates() {
+  if (stage_ == ZeroStage::k1 || stage_ == ZeroStage::k2)
+    count_shards_to_all(traffic_.weights);
 }
 
 void PlannedStore::cancel_step() { counter_.clear(); }
@@ -230,15 +99,23 @@ int64_t PlannedStore::num_trainable_elements() const {
   return total;
 }
 
-int64_t PlannedStore::num_owned_elements() const {
-  int64_t total = 0;
+std::vector<int64_t> PlannedStore::owned_ranges(int rank) const {
+  std::vector<int64_t> lengths;
   for (const ShardRange& range :
-       stage_ == ZeroStage::k0 ? shards_.all_ranges() : shards_.ranges(rank_))
-    total += range.end - range.begin;
-  return total;
+       stage_ == ZeroStage::k0 ? shards_.all_ranges() : shards_.ranges(rank))
+    lengths.push_back(range.end - range.begin);
+  return lengths;
 }
 
-BroughtBytes PlannedStore::take_brought() { return std::exchange(brought_, {}); }
+/// An all-gather of the shards of a flat buffer.
+void PlannedStore::count_shards_to_all(Traffic& traffic) const {
+  const int64_t fp32 = size_of(DType::kFloat32);
+  traffic.sent += shard().length() * (table_.world_size() - 1) * fp32;
+  for (int peer = 0; peer < table_.world_size(); ++peer) {
+    if (peer != rank_)
+      traffic.received += flat_.shard(peer).length() * fp32;
+  }
+}
 
 int64_t PlannedStore::sent_shards(int num_ranks, int64_t num_groups) const {
   int64_t elements = 0;
@@ -250,6 +127,13 @@ int64_t PlannedStore::sent_shards(int num_ranks, int64_t num_groups) const {
 int64_t PlannedStore::sent_leaves(int num_ranks, int64_t num_leaves) const {
   return std::min<int64_t>(num_ranks, num_leaves) *
          (flat_.size() * size_of(DType::kFloat32) - sent_shards(num_ranks, 1));
+}
+
+StoreTraffic PlannedStore::traffic() const {
+  StoreTraffic traffic = residency_.traffic();
+  traffic.gradients = traffic_.gradients;
+  traffic.weights = traffic_.weights;
+  return traffic;
 }
 
 }  // namespace shardtune::parallel

@@ -65,6 +65,12 @@ class ShardedResidency final : public UnitResidency {
   void read(ParameterId id, std::span<float> values) override;
   ResidencyMemory memory() const override;
   double background_cpu_seconds() override { return task_.cpu_seconds(); }
+  StoreTraffic traffic() const override {
+    StoreTraffic traffic = moved_;
+    if (swap_)
+      traffic.units_read = swap_->read_bytes() - moved_.rows_read;
+    return traffic;
+  }
 
  private:
   struct Unit {
@@ -119,6 +125,7 @@ class ShardedResidency final : public UnitResidency {
   int64_t peak_buffer_bytes_ = 0;
   std::optional<FrozenSwap> swap_;  // none: shards stay in memory
   std::vector<UnitId> held_for_rows_;
+  StoreTraffic moved_;  // between ranks, and rows read
   std::optional<UnitId> pending_;
   BackgroundTask task_;  // last: its end is waited for before anything else dies
 };
@@ -304,7 +311,9 @@ void ShardedResidency::gather(UnitId id) {
       std::memcpy(blocks.back().bytes.data(), own.data(), own.size());
     }
   }
+  const Traffic before = comm_.exchanged();
   comm_.all_gather_blocks(blocks, DType::kUInt8, mix_key(1, table_.unit(id).name));
+  moved_.units += comm_.exchanged() - before;
   if (swap_)
     swap_->release(id);
 }
@@ -362,7 +371,11 @@ void ShardedResidency::fetch_rows(std::span<const RowFetch> fetches) {
                          },
                          [this](ParameterId id, int32_t row) { return own_row(id, row); },
                          swap_ ? RowPlaces::Reading::kFallible : RowPlaces::Reading::kSafe};
+  const Traffic before = comm_.exchanged();
+  const int64_t read_before = swap_ ? swap_->read_bytes() : 0;
   exchange_rows(comm_, fetches, places);
+  moved_.rows += comm_.exchanged() - before;
+  moved_.rows_read += (swap_ ? swap_->read_bytes() : 0) - read_before;
   for (const UnitId unit : held_for_rows_)
     swap_->release(unit);
   held_for_rows_.clear();

@@ -55,6 +55,7 @@ struct ShardedParameterStore::State {
   std::optional<GradientAccumulator> accumulator;
   std::vector<Segment> segments;
   bool gradients_finished = false;
+  StoreTraffic moved;  // gradients and weights
 
   void require_sealed(std::string_view call) const {
     if (!sealed)
@@ -265,7 +266,9 @@ void ShardedParameterStore::begin_micro_batch(int64_t m) {
 
 void ShardedParameterStore::end_round() {
   state_->require_between_walks("end_round");
+  const Traffic before = comm_.exchanged();
   state_->accumulator->end_round();
+  state_->moved.gradients += comm_.exchanged() - before;
 }
 
 void ShardedParameterStore::cancel_step() {
@@ -287,7 +290,9 @@ void ShardedParameterStore::finish_gradients() {
     if (!own_span.empty())
       std::memcpy(state_->gradient.data<float>() + shard.begin, own_span.data(),
                   own_span.size_bytes());
+    const Traffic before = comm_.exchanged();
     all_gather_shards(comm_, state_->flat, state_->gradient.span<float>());
+    state_->moved.gradients += comm_.exchanged() - before;
   }
   for (Segment& segment : state_->segments) {
     const size_t tensor = state_->table.at(segment.id).trainable;
@@ -339,7 +344,16 @@ double ShardedParameterStore::gradient_square_sum() {
 
 void ShardedParameterStore::publish_updates() {
   state_->require_between_walks("publish_updates");
+  const Traffic before = comm_.exchanged();
   state_->residency->publish_updates();
+  state_->moved.weights += comm_.exchanged() - before;
+}
+
+StoreTraffic ShardedParameterStore::traffic() const {
+  StoreTraffic traffic = state_->residency->traffic();
+  traffic.gradients = state_->moved.gradients;
+  traffic.weights = state_->moved.weights;
+  return traffic;
 }
 
 void ShardedParameterStore::read(ParameterId id, std::span<float> values) {

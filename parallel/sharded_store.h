@@ -132,6 +132,8 @@ class ShardedParameterStore : public ParameterStore {
   ZeroStage stage() const { return stage_; }
   StoreMemory memory() const;
   WalkTimes walk_times() const;
+  /// What steps moved so far; between walks.
+  StoreTraffic traffic() const;
 
  protected:
   void release(UnitId unit) noexcept override;

@@ -13,6 +13,7 @@
 #include "parallel/communicator.h"
 #include "parallel/flat_layout.h"
 #include "parallel/parameter_table.h"
+#include "parallel/traffic.h"
 
 namespace shardtune::parallel {
 
@@ -82,6 +83,8 @@ class UnitResidency {
   virtual ResidencyMemory memory() const = 0;
   /// WalkTimes::background_cpu_seconds.
   virtual double background_cpu_seconds() { return 0.0; }
+  /// What units and rows moved so far; not while a unit is under way.
+  virtual StoreTraffic traffic() const { return {}; }
 };
 
 /// Stages 0 to 2, and one rank at any stage: everything whole in memory.

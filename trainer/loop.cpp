@@ -39,7 +39,13 @@ void Loop::run(const std::function<int()>& signal) {
   double seconds = 0.0;
   stop_if_asked(first_step_, signal);
   for (int64_t done = first_step_ + 1; done <= job_.last_step; ++done) {
+    const StepTraffic before = traffic();
     const StepResult step = run_step(done - 1);
+    // Of the step with the most micro-batches, which is what a plan predicts.
+    if (step.num_micro_batches > most_micro_batches_) {
+      most_micro_batches_ = step.num_micro_batches;
+      result_.step_traffic = traffic() - before;
+    }
     tokens += step.num_tokens;
     seconds += times_.seconds;
     result_.steps = done;
@@ -75,6 +81,10 @@ void Loop::run(const std::function<int()>& signal) {
     stop_if_asked(done, signal);
   }
   finish_save();
+}
+
+StepTraffic Loop::traffic() const {
+  return {job_.store->traffic(), job_.states->read_bytes(), job_.states->written_bytes()};
 }
 
 StepResult Loop::run_step(int64_t step) {

@@ -35,6 +35,7 @@ class Loop {
   StepResult run_step(int64_t step);
   /// The state after `step` is whole, but the run cannot go on. Collective.
   [[noreturn]] void save_and_end(int64_t step, const UnreadableBase& error);
+  StepTraffic traffic() const;
   void log(int64_t step, const StepResult& result, bool evaluated);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);
@@ -54,6 +55,7 @@ class Loop {
     double waited_seconds = 0.0;        // for units: gathers, NVMe
     double prefetch_cpu_seconds = 0.0;  // of the thread that brings them ahead
   } times_;
+  int64_t most_micro_batches_ = 0;
 };
 
 }  // namespace shardtune::trainer

@@ -12,22 +12,20 @@ namespace {
 
 using parallel::FrozenPlace;
 using parallel::PlannedStore;
+using parallel::StoreTraffic;
 using parallel::ZeroStage;
 
 constexpr int64_t kFloatBytes = 4;
-// Groups in which offloaded states move (trainer/state_swap.h).
-constexpr int64_t kSmallestGroup = int64_t{2} << 20;
-constexpr int64_t kLargestGroup = int64_t{8} << 20;
 // What a loader holds beside a tensor's bytes: rows in fp32 (quant::rows_per_slab) and absmax.
 constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // Headers, state.json and manifest of a checkpoint: what checkpoint.cpp asks to be free.
 constexpr int64_t kCheckpointExtraBytes = int64_t{1} << 20;
 // Measured (docs/memory.md says how): what comes after the plan of a process (stacks of threads,
-// products compiled for other lengths, text of a checkpoint), OpenMPI 4.1 at its start, and its
-// buffers for each peer of a host.
+// products compiled for other lengths, text of a checkpoint), OpenMPI 4.1 at its start, and the
+// memory for each peer of a host, shared or MPI's (bench/parallel/transport_memory.cpp).
 constexpr int64_t kLaterBytes = int64_t{8} << 20;
-constexpr int64_t kMpiStartBytes = int64_t{9} << 20;
-constexpr int64_t kMpiPeerBytes = int64_t{2} << 20;
+constexpr int64_t kMpiStartBytes = int64_t{10} << 20;
+constexpr int64_t kMpiPeerBytes = int64_t{1} << 20;
 
 /// A model's source for loading in a dry run: nothing is read, and drop(), the end of a tensor, is
 /// where the loader's memory is highest.
@@ -49,8 +47,7 @@ class PlannedSource : public models::ModelSource {
   void drop(const std::string& name) const noexcept override {
     const int64_t beside = source_.file_bytes(name) + store_.take_largest_published() + kSlabBytes;
     // What is shared is counted whole, with the rest of it to come (plan_run).
-    const parallel::ParameterBytes& held = store_.bytes();
-    load_bytes_ = std::max(load_bytes_, held.base() - held.shared + beside);
+    load_bytes_ = std::max(load_bytes_, store_.loading_bytes() - store_.bytes().shared + beside);
   }
   std::string content_hash() const override { return ""; }
   std::string folder() const override { return source_.folder(); }
@@ -129,11 +126,24 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
   return shape;
 }
 
-/// What state_bytes of optimizer states hold in memory: three buffers where they are on NVMe.
-int64_t resident_state_bytes(const RunConfig& config, int64_t state_bytes) {
+/// Optimizer states of a rank: in memory (buffers where they are on NVMe), and in the swap file.
+struct StateBytes {
+  int64_t resident = 0;
+  int64_t swap = 0;
+};
+
+StateBytes state_bytes_of(const RunConfig& config, const PlannedStore& store, int rank) {
+  const auto num_states = static_cast<int64_t>(config.optimizer.optimizer->state_names().size());
+  std::vector<StateSwap::Segment> segments;
+  int64_t elements = 0;
+  for (const int64_t length : store.owned_ranges(rank)) {
+    segments.push_back({"", length});
+    elements += length;
+  }
   if (!config.parallel.offload_optimizer.is_nvme())
-    return state_bytes;
-  return std::min(state_bytes, 3 * std::clamp(state_bytes / 8, kSmallestGroup, kLargestGroup));
+    return {kFloatBytes * num_states * elements, 0};
+  return {StateSwap::buffer_bytes_of(segments, num_states),
+          StateSwap::bytes_of(segments, num_states)};
 }
 
 /// One rank's walk: everything that the run allocates, in its order.
@@ -157,22 +167,34 @@ class Walk {
 
   /// The probe, then one step that has the micro-batches of the largest and meets the longest ones.
   void train(const PlannedData& data, const StepShape& shape, const data::MicroBatchPlan& probe) {
+    const StoreTraffic at_start = store_.traffic();
     store_.begin_step(ranks_);
     store_.take_brought();
     run(*data.samples, probe);
     brought_ = store_.take_brought();
     store_.cancel_step();
+    const StoreTraffic before = store_.traffic();
     store_.begin_step(shape.micro_batches);
     std::map<int, data::MicroBatchPlan> left = shape.longest;
     for (int64_t first = 0; first < shape.micro_batches; first += ranks_) {
       if (const auto found = left.find(PlannedStore::num_slots(first)); found != left.end()) {
         run(*data.samples, found->second);
         left.erase(found);
+      } else {
+        store_.begin_walk(job_.objective->train_walk(*model_));
+        store_.end_walk();
       }
       store_.begin_micro_batch();
       store_.end_round(std::min<int64_t>(ranks_, shape.micro_batches - first));
     }
     store_.finish_gradients();
+    store_.publish_updates();
+    step_traffic_ = store_.traffic() - before;
+    // Rows are the tokens' matter: every micro-batch is taken to want those of the longest.
+    const StoreTraffic one = before - at_start;
+    const int64_t rounds = ceil_div(shape.micro_batches, int64_t{ranks_});
+    step_traffic_.rows = {rounds * one.rows.sent, rounds * one.rows.received};
+    step_traffic_.rows_read = rounds * one.rows_read;
   }
 
   void evaluate() {
@@ -188,12 +210,15 @@ class Walk {
     models::ForwardOptions options;
     options.context.batch = &batch;
     options.hooks = {adapter_.get()};
+    store_.begin_walk(job_.objective->evaluate_walk(*model_));
     job_.objective->evaluate(*model_, options);
+    store_.end_walk();
   }
 
   const PlannedStore& store() const { return store_; }
   const parallel::BroughtBytes& brought() const { return brought_; }
   int64_t load_bytes() const { return source_.load_bytes(); }
+  const StoreTraffic& step_traffic() const { return step_traffic_; }
 
  private:
   void run(const std::vector<data::Sample>& samples, const data::MicroBatchPlan& micro_batch) {
@@ -203,8 +228,10 @@ class Walk {
     options.context.mode = models::Mode::kTraining;
     options.hooks = {adapter_.get()};
     options.gradient_checkpointing = choice_.gradient_checkpointing;
+    store_.begin_walk(job_.objective->train_walk(*model_));
     store_.begin_micro_batch();
     job_.objective->train(*model_, options, 1.0f);
+    store_.end_walk();
   }
 
   const Job& job_;
@@ -215,29 +242,41 @@ class Walk {
   parallel::BroughtBytes brought_;  // for the longest micro-batch
   std::unique_ptr<models::Model> model_;
   std::unique_ptr<adapters::Adapter> adapter_;
+  StoreTraffic step_traffic_;
 };
 
-/// What the first `num_ranks` ranks send to the others in a step, gathered bytes once to each of
-/// `num_groups` groups of those (PERFORMANCE section 2): leaves to their owners in every round, the
-/// finished gradient at stages 0 and 1, new weights at stages 1 and 2; at stage 3 units instead, as
-/// often as a walk brings them, and rows to each rank that wants them.
-int64_t sent_bytes_per_step(const Walk& walk, const RunPlan& plan, int num_ranks,
-                            int64_t num_groups) {
+/// What the ranks of the first host send to other hosts in a step, gathered bytes once to each host
+/// (PERFORMANCE section 2): leaves to their owners in every round, the finished gradient at stages 0
+/// and 1, new weights at stages 1 and 2; at stage 3 units instead, as often as a walk brings them,
+/// and rows to each rank that wants them.
+int64_t host_sent_bytes_per_step(const Walk& walk, const RunPlan& plan, int num_ranks) {
   const PlannedStore& store = walk.store();
   const ZeroStage stage = plan.choice.stage;
+  const int64_t num_other_hosts = ceil_div(plan.ranks, num_ranks) - 1;
   int64_t bytes = 0;
   for (int64_t first = 0; first < plan.micro_batches_per_step; first += plan.ranks) {
     const int64_t num_leaves = std::min<int64_t>(plan.ranks, plan.micro_batches_per_step - first);
     bytes += store.sent_leaves(num_ranks, num_leaves);
     const int64_t others = std::max<int64_t>(0, num_leaves - num_ranks);
-    bytes += walk.brought().units * num_ranks / plan.ranks * num_groups +
+    bytes += walk.brought().units * num_ranks / plan.ranks * num_other_hosts +
              walk.brought().rows * others * num_ranks / plan.ranks;
   }
   if (stage == ZeroStage::k0 || stage == ZeroStage::k1)
-    bytes += store.sent_shards(num_ranks, num_groups);
+    bytes += store.sent_shards(num_ranks, num_other_hosts);
   if (stage == ZeroStage::k1 || stage == ZeroStage::k2)
-    bytes += store.sent_shards(num_ranks, num_groups);
+    bytes += store.sent_shards(num_ranks, num_other_hosts);
   return bytes;
+}
+
+/// The most while loading beside what the process holds before it.
+int64_t load_bytes(const Job& job, const Walk& walk) {
+  int64_t most = walk.load_bytes();
+  const auto& parallel = job.config.parallel;
+  if (parallel.offload_param.is_nvme())
+    most = std::max(most, io::SwapFile::kMeasureBytes);
+  if (parallel.offload_optimizer.is_nvme())
+    most = std::max(most, walk.store().bytes().pooled() + io::SwapFile::kMeasureBytes);
+  return most;
 }
 
 void add_disk(const Job& job, int64_t last_step, int64_t adapter_bytes, int64_t state_bytes,
@@ -250,6 +289,12 @@ void add_disk(const Job& job, int64_t last_step, int64_t adapter_bytes, int64_t 
       checkpoint.save_total_limit > 0 ? std::min(saves, checkpoint.save_total_limit + 1) : saves;
   plan.disk_bytes =
       checked_add(checked_mul(plan.num_checkpoints, plan.checkpoint_bytes), adapter_bytes);
+}
+
+/// Whether a checkpoint can be under way while later steps run; the last one is saved after them.
+bool saves_beside_steps(const Job& job, int64_t last_step) {
+  const int64_t every = job.config.checkpoint.save_steps;
+  return every > 0 && every < last_step;
 }
 
 /// The rows of a rank; what the pool covers beyond the buffers in use at its peak is a row too.
@@ -273,7 +318,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("base: dense (norms, embedding, head)", bytes.dense);
   add("adapters: fp32 master weights", bytes.master);
   add("adapters: bf16 copies", bytes.bf16);
-  add("units gathered or read ahead", bytes.gather);
+  add("units gathered or read ahead", bytes.gather + dry_run.beside_pool_at_peak());
   add("gradients", of(Purpose::kParameters) - bytes.pooled());
   add("optimizer states", state_bytes);
   add("activations", of(Purpose::kActivations));
@@ -281,7 +326,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("head: logits and gradient", of(Purpose::kHead));
   add("dequantised weight", of(Purpose::kDequantised));
   add("products: workspace", of(Purpose::kProducts));
-  add("buffers kept for reuse", dry_run.pool().peak_resident_bytes() - in_use);
+  add("buffers kept for reuse", dry_run.peak_bytes() - dry_run.beside_pool_at_peak() - in_use);
 }
 
 }  // namespace
@@ -328,30 +373,43 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   const PlannedStore& store = walk.store();
   const auto num_states =
       static_cast<int64_t>(job.config.optimizer.optimizer->state_names().size());
-  const int64_t state_bytes =
-      resident_state_bytes(job.config, kFloatBytes * num_states * store.num_owned_elements());
+  const StateBytes states = state_bytes_of(job.config, store, 0);
   const int64_t adapter_bytes = kFloatBytes * store.num_trainable_elements();
-  add_rows(store, dry_run, process, state_bytes, plan);
-  // Rank 0 holds whole tensors of all ranks while it saves.
-  const int64_t saving_bytes = adapter_bytes * (1 + num_states);
+  add_rows(store, dry_run, process, states.resident, plan);
   for (const MemoryRow& row : plan.rows)
     plan.run_bytes += row.bytes;
   plan.other_rank_bytes = plan.run_bytes;
+  // Rank 0 holds whole tensors of all ranks while it saves; what only steps need is gone after the
+  // last one.
+  int64_t saving_bytes = adapter_bytes * (1 + num_states);
+  if (!saves_beside_steps(job, data.last_step))
+    saving_bytes -= std::min(saving_bytes, dry_run.peak_bytes() - dry_run.bytes_now());
   plan.rows.push_back({"checkpoint under way (rank 0)", saving_bytes});
   plan.run_bytes += saving_bytes;
   plan.shared_bytes = store.bytes().shared;
-  plan.load_bytes =
-      process.program + process.transport + process.inputs + walk.load_bytes() + plan.shared_bytes;
+  const int64_t before_load = process.program + process.transport + process.inputs;
+  plan.load_bytes = before_load + load_bytes(job, walk) + plan.shared_bytes;
   plan.first_rank_bytes = std::max(plan.run_bytes, plan.load_bytes);
   plan.other_rank_bytes = std::max(plan.other_rank_bytes, plan.load_bytes);
   plan.pool_bytes = dry_run.pool().peak_bytes_in_use();
-  plan.sent_bytes_per_step = sent_bytes_per_step(walk, plan, 1, ranks - 1);
-  const int64_t num_hosts = ceil_div(ranks, placement.ranks_of_host);
-  if (num_hosts > 1)
-    plan.host_sent_bytes_per_step =
-        sent_bytes_per_step(walk, plan, placement.ranks_of_host, num_hosts - 1);
+  plan.step_traffic = {walk.step_traffic(), states.swap, states.swap};
+  if (placement.ranks_of_host < ranks)
+    plan.host_sent_bytes_per_step = host_sent_bytes_per_step(walk, plan, placement.ranks_of_host);
   add_disk(job, data.last_step, adapter_bytes, adapter_bytes * num_states, plan);
+  for (int rank = 0; rank < ranks; ++rank)
+    plan.swap.push_back({store.swap_bytes(rank), state_bytes_of(job.config, store, rank).swap});
   return plan;
+}
+
+SwapBytes RunPlan::host_swap(int ranks_of_host) const {
+  SwapBytes total, largest;
+  for (const SwapBytes& own : swap) {
+    total = {total.base + own.base, total.states + own.states};
+    largest = {std::max(largest.base, own.base), std::max(largest.states, own.states)};
+  }
+  if (ranks_of_host >= ranks)
+    return total;
+  return {ranks_of_host * largest.base, ranks_of_host * largest.states};
 }
 
 ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks) {

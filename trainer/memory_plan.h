@@ -11,6 +11,7 @@
 #include "core/dry_run.h"
 #include "parallel/planned_store.h"
 #include "trainer/job.h"
+#include "trainer/step_traffic.h"
 
 namespace shardtune::trainer {
 
@@ -47,6 +48,12 @@ struct MemoryRow {
   int64_t bytes = 0;
 };
 
+/// Bytes of a rank's swap files.
+struct SwapBytes {
+  int64_t base = 0;    // offload_param
+  int64_t states = 0;  // offload_optimizer
+};
+
 struct RunPlan {
   PlanChoice choice;
   int ranks = 1;
@@ -60,16 +67,19 @@ struct RunPlan {
 
   int64_t longest_tokens = 0;  // of the longest micro-batch
   int64_t micro_batches_per_step = 0;
-  int64_t sent_bytes_per_step = 0;       // of a rank; as many are received
+  StepTraffic step_traffic;              // of rank 0 in the step with the most micro-batches
   int64_t host_sent_bytes_per_step = 0;  // of the first host to other hosts
   int64_t checkpoint_bytes = 0;
   int64_t num_checkpoints = 0;  // on disk at most
   int64_t disk_bytes = 0;       // checkpoints and the adapter
+  std::vector<SwapBytes> swap;  // by rank; zeros without offload
 
   /// All ranks of one host, rank 0 among them.
   int64_t host_bytes(int ranks_of_host) const {
     return first_rank_bytes + (ranks_of_host - 1) * (other_rank_bytes - shared_bytes);
   }
+  /// Of all ranks of one host; where hosts hold a part of the ranks, the most that it can be.
+  SwapBytes host_swap(int ranks_of_host) const;
 };
 
 /// The plan of a job after check_inputs() on these ranks. Local; a fraction of a second.

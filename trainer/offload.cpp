@@ -1,5 +1,7 @@
 #include "trainer/offload.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -48,6 +50,11 @@ void prepare(const Job& job, const char* key, io::SwapFile& file, int64_t bytes)
                 ". The page cache is used, which is slower and takes memory.");
 }
 
+dev_t device_of(const std::string& folder) {
+  struct stat status {};
+  return ::stat(folder.c_str(), &status) == 0 ? status.st_dev : dev_t{0};
+}
+
 void check_folder(const Job& job, const char* key, const OffloadSection& offload) {
   if (!offload.is_nvme())
     return;
@@ -65,6 +72,37 @@ void check_folder(const Job& job, const char* key, const OffloadSection& offload
 void check_offload(const Job& job) {
   check_folder(job, "offload_optimizer", job.config.parallel.offload_optimizer);
   check_folder(job, "offload_param", job.config.parallel.offload_param);
+}
+
+SwapSpace free_swap_space(const RunConfig& config) {
+  const OffloadSection& base = config.parallel.offload_param;
+  const OffloadSection& states = config.parallel.offload_optimizer;
+  SwapSpace space;
+  if (base.is_nvme())
+    space.base = static_cast<int64_t>(fs::space(base.nvme_path).available);
+  if (states.is_nvme())
+    space.states = static_cast<int64_t>(fs::space(states.nvme_path).available);
+  if (base.is_nvme() && states.is_nvme())
+    space.is_one_disk = device_of(base.nvme_path) == device_of(states.nvme_path);
+  return space;
+}
+
+void require_swap_space(const RunConfig& config, const RunPlan& plan, const HostLimit& host) {
+  if (fits_swap(plan, host))
+    return;
+  const SwapBytes need = plan.host_swap(host.ranks);
+  const bool is_base = host.swap.is_one_disk || need.base > host.swap.base;
+  const int64_t bytes = host.swap.is_one_disk ? need.base + need.states
+                        : is_base             ? need.base
+                                              : need.states;
+  const auto& parallel = config.parallel;
+  throw WriteError(
+      "parallel.zero_optimization." + std::string(is_base ? "offload_param" : "offload_optimizer") +
+      ".nvme_path: " + (is_base ? parallel.offload_param : parallel.offload_optimizer).nvme_path +
+      ": expected " + mebibytes(bytes) + " free for the swap files of " +
+      std::to_string(host.ranks) + " ranks of this machine, found " +
+      mebibytes(is_base ? host.swap.base : host.swap.states) +
+      ". Nothing was loaded. Free space there or choose another nvme_path.");
 }
 
 void open_base_file(Job& job) {

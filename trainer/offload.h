@@ -2,12 +2,18 @@
 #pragma once
 
 #include "trainer/job.h"
+#include "trainer/plan_search.h"
 
 namespace shardtune::trainer {
 
 /// Makes and drops a small swap file in every nvme_path, so that a folder that cannot serve is told
 /// before loading. Local. Errors  ConfigError: no such folder; WriteError: not writable or full
 void check_offload(const Job& job);
+
+/// What is free in every nvme_path of the configuration. Local.
+SwapSpace free_swap_space(const RunConfig& config);
+/// WriteError: the swap files of this host's ranks will not fit.
+void require_swap_space(const RunConfig& config, const RunPlan& plan, const HostLimit& host);
 
 /// job.base_file where offload_param wants it, measured before anything is stored. Collective.
 void open_base_file(Job& job);

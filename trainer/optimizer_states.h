@@ -47,6 +47,9 @@ class OptimizerStates {
 
   /// In memory: the states, or the buffers that they pass through.
   int64_t num_bytes() const;
+  /// Of the file so far; 0 in memory.
+  int64_t read_bytes() const { return swap_ == nullptr ? 0 : swap_->read_bytes(); }
+  int64_t written_bytes() const { return swap_ == nullptr ? 0 : swap_->written_bytes(); }
 
  private:
   using Values = std::vector<std::vector<float>>;  // [state][element]

@@ -90,6 +90,13 @@ std::optional<RunPlan> shrink_until_it_fits(const PlanFunction& plan, PlanChoice
 
 }  // namespace
 
+bool fits_swap(const RunPlan& plan, const HostLimit& host) {
+  const SwapBytes need = plan.host_swap(host.ranks);
+  if (host.swap.is_one_disk)
+    return need.base + need.states <= std::min(host.swap.base, host.swap.states);
+  return need.base <= host.swap.base && need.states <= host.swap.states;
+}
+
 PlanFunction plan_function(const Job& job, const RankPlacement& placement,
                            const ProcessBytes& process) {
   using Key = std::tuple<ZeroStage, bool, int64_t, int64_t, std::string, FrozenPlace>;
@@ -122,7 +129,8 @@ std::optional<RunPlan> cheapest_that_fits(const PlanFunction& plan, const PlanCh
           break;  // one rank has nothing to share out
       }
       const auto cost = [&](const RunPlan& each) {
-        return std::tuple(each.sent_bytes_per_step, each.choice.stage == configured.stage ? 0 : 1);
+        return std::tuple(each.step_traffic.sent_bytes(),
+                          each.choice.stage == configured.stage ? 0 : 1);
       };
       const auto best =
           std::min_element(fitting.begin(), fitting.end(),

@@ -12,14 +12,26 @@
 
 namespace shardtune::trainer {
 
+/// Free bytes where swap files go.
+struct SwapSpace {
+  int64_t base = INT64_MAX;    // nvme_path of offload_param
+  int64_t states = INT64_MAX;  // of offload_optimizer
+  bool is_one_disk = false;    // both on one file system
+};
+
 /// Ranks that share one host's memory, and its bytes (core/topology.h).
 struct HostLimit {
   int ranks = 1;
   int64_t bytes = 0;
+  SwapSpace swap = {};
 };
 
-inline bool fits(const RunPlan& plan, const HostLimit& host) {
+inline bool fits_memory(const RunPlan& plan, const HostLimit& host) {
   return plan.host_bytes(host.ranks) <= host.bytes;
+}
+bool fits_swap(const RunPlan& plan, const HostLimit& host);
+inline bool fits(const RunPlan& plan, const HostLimit& host) {
+  return fits_memory(plan, host) && fits_swap(plan, host);
 }
 
 using PlanFunction = std::function<RunPlan(const PlanChoice& choice)>;

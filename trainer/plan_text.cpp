@@ -22,6 +22,34 @@ std::string memory_row(const char* name, int64_t bytes) {
   return formatted("  %-40s %12.1f\n", name, static_cast<double>(bytes) / kMebibyte);
 }
 
+/// What a step moves between ranks and from and to NVMe.
+std::string traffic_text(const StepTraffic& traffic) {
+  const parallel::StoreTraffic& store = traffic.store;
+  std::string text = "  traffic of rank 0 per step: " + bytes_text(traffic.sent_bytes()) +
+                     " sent, " + bytes_text(traffic.received_bytes()) + " received";
+  if (store.units.received > 0)
+    text += " (units " + bytes_text(store.units.received) + ", rows of tables about " +
+            bytes_text(store.rows.received) + ")";
+  if (traffic.read_bytes() > 0)
+    text += "; NVMe: " + bytes_text(traffic.read_bytes()) + " read, " +
+            bytes_text(traffic.states_written) + " written";
+  return text + "\n";
+}
+
+std::string swap_row(const char* key, int64_t of_rank, int64_t of_host, int64_t free) {
+  if (of_host == 0)
+    return "";
+  return std::string("  disk, ") + key + ": " + bytes_text(of_rank) + " on rank 0, " +
+         bytes_text(of_host) + " on this machine; " + bytes_text(free) + " free\n";
+}
+
+std::string swap_text(const RunPlan& plan, const HostLimit& host) {
+  const SwapBytes of_host = plan.host_swap(host.ranks);
+  return swap_row("offload_param swap file", plan.swap[0].base, of_host.base, host.swap.base) +
+         swap_row("offload_optimizer swap file", plan.swap[0].states, of_host.states,
+                  host.swap.states);
+}
+
 const char* yes_no(bool value) { return value ? "true" : "false"; }
 
 std::string choice_text(const PlanChoice& choice) {
@@ -68,11 +96,11 @@ std::string plan_table(const Job& job, const RunPlan& plan, const HostLimit& hos
   if (plan.shared_bytes > 0)
     text += "  of each rank's peak, " + bytes_text(plan.shared_bytes) +
             " are the base that the ranks of a host share: counted once\n";
-  text += "  traffic: " + bytes_text(plan.sent_bytes_per_step) +
-          " sent by a rank per step, as much received\n";
+  text += traffic_text(plan.step_traffic);
   if (plan.host_sent_bytes_per_step > 0)
     text += "  between hosts: " + bytes_text(plan.host_sent_bytes_per_step) +
             " sent by a host per step, as much received\n";
+  text += swap_text(plan, host);
   text += "  disk: " + bytes_text(plan.checkpoint_bytes) + " per checkpoint, at most " +
           std::to_string(plan.num_checkpoints) + "; " + bytes_text(plan.disk_bytes) +
           " in all with the adapter";
@@ -113,6 +141,24 @@ std::string suggestions_text(const std::vector<Suggestion>& suggestions) {
   return text;
 }
 
+io::Json traffic_json(const StepTraffic& traffic) {
+  const parallel::StoreTraffic& store = traffic.store;
+  io::Json json = io::Json::object();
+  json.set("units_sent_bytes", store.units.sent);
+  json.set("units_received_bytes", store.units.received);
+  json.set("rows_sent_bytes", store.rows.sent);
+  json.set("rows_received_bytes", store.rows.received);
+  json.set("gradients_sent_bytes", store.gradients.sent);
+  json.set("gradients_received_bytes", store.gradients.received);
+  json.set("weights_sent_bytes", store.weights.sent);
+  json.set("weights_received_bytes", store.weights.received);
+  json.set("units_read_bytes", store.units_read);
+  json.set("rows_read_bytes", store.rows_read);
+  json.set("states_read_bytes", traffic.states_read);
+  json.set("states_written_bytes", traffic.states_written);
+  return json;
+}
+
 io::Json plan_json(const RunPlan& plan, const HostLimit& host) {
   io::Json rows = io::Json::array();
   for (const MemoryRow& row : plan.rows) {
@@ -138,10 +184,15 @@ io::Json plan_json(const RunPlan& plan, const HostLimit& host) {
   json.set("host_bytes", plan.host_bytes(host.ranks));
   json.set("usable_bytes", host.bytes);
   json.set("longest_micro_batch_tokens", plan.longest_tokens);
-  json.set("sent_bytes_per_step", plan.sent_bytes_per_step);
   json.set("host_sent_bytes_per_step", plan.host_sent_bytes_per_step);
+  json.set("step_traffic", traffic_json(plan.step_traffic));
   json.set("checkpoint_bytes", plan.checkpoint_bytes);
   json.set("disk_bytes", plan.disk_bytes);
+  const SwapBytes swap = plan.host_swap(host.ranks);
+  json.set("rank_swap_base_bytes", plan.swap[0].base);
+  json.set("rank_swap_states_bytes", plan.swap[0].states);
+  json.set("host_swap_base_bytes", swap.base);
+  json.set("host_swap_states_bytes", swap.states);
   return json;
 }
 

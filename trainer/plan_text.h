@@ -23,6 +23,7 @@ std::string stages_table(const PlanFunction& plan, const PlanChoice& configured,
 /// "three ways to fit" as lines, or what to do where there is none.
 std::string suggestions_text(const std::vector<Suggestion>& suggestions);
 
+io::Json traffic_json(const StepTraffic& traffic);
 io::Json plan_json(const RunPlan& plan, const HostLimit& host);
 
 /// What `train` throws when a run is predicted not to fit.

@@ -53,10 +53,16 @@ class StateSwap {
   /// Hands the pieces of one segment to body, in order.
   void read(size_t segment, const Body& body);
 
-  int64_t num_groups() const { return static_cast<int64_t>(groups_.size()); }
-  int64_t buffer_bytes() const { return kNumBuffers * largest_group_; }
-  /// Bytes of all states with their padding, before anything is made.
+  int64_t num_groups() const { return static_cast<int64_t>(cut_.groups.size()); }
+  int64_t buffer_bytes() const { return kNumBuffers * cut_.largest_group; }
+  /// Moved by update() so far; written by overwrite() too.
+  int64_t read_bytes() const { return read_bytes_; }
+  int64_t written_bytes() const { return written_bytes_; }
+  /// Before anything is made: bytes of all states with their padding, and buffer_bytes().
   static int64_t bytes_of(std::span<const Segment> segments, int64_t num_states);
+  static int64_t buffer_bytes_of(std::span<const Segment> segments, int64_t num_states) {
+    return kNumBuffers * cut(segments, num_states).largest_group;
+  }
 
  private:
   static constexpr size_t kNumBuffers = 3;
@@ -65,25 +71,30 @@ class StateSwap {
     size_t first_piece = 0;
     size_t num_pieces = 0;
   };
+  struct Cut {
+    std::vector<Piece> pieces;
+    std::vector<Group> groups;
+    int64_t largest_group = 0;  // bytes
+  };
   struct Slot {  // one buffer and what is under way with it
     std::span<std::byte> bytes;
     std::optional<io::IoTicket> reading;
     std::optional<io::IoTicket> writing;
   };
 
-  void add_groups(int64_t group_bytes);
+  static Cut cut(std::span<const Segment> segments, int64_t num_states);
   io::RegionId first_region(size_t piece) const;
   int64_t num_regions(const Group& group) const;
   void run(const std::vector<size_t>& groups, Access access, const Body& body);
-  void begin_read(size_t group, Slot& slot);
+  void begin_read(size_t index, Slot& slot);
   void work(const Group& group, Slot& slot, const Body& body) const;
   void finish(std::optional<io::IoTicket>& ticket);
 
   io::BlockFile store_;
   int64_t num_states_ = 0;
-  std::vector<Piece> pieces_;
-  std::vector<Group> groups_;
-  int64_t largest_group_ = 0;
+  Cut cut_;
+  int64_t read_bytes_ = 0;
+  int64_t written_bytes_ = 0;
   Slot slots_[kNumBuffers];
 };
 

@@ -94,7 +94,8 @@ StepResult train_step(Job& job, int64_t step) {
   store.publish_updates();
   run_after_step_hooks(job, step);
   job.comm.note_progress({});
-  return {loss.mean(), grad_norm, learning_rate, plan.num_tokens, plan.num_trained_tokens};
+  return {loss.mean(),      grad_norm, learning_rate, plan.num_tokens, plan.num_trained_tokens,
+          num_micro_batches};
 }
 
 void probe_longest_micro_batch(Job& job, int64_t first_step) {

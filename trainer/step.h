@@ -14,6 +14,7 @@ struct StepResult {
   double learning_rate = 0.0;
   int64_t num_tokens = 0;
   int64_t num_trained_tokens = 0;
+  int64_t num_micro_batches = 0;
 };
 
 /// The base could not be read back from NVMe on some rank. Thrown on every rank: nothing was

@@ -17,6 +17,7 @@
 #include "trainer/loop.h"
 #include "trainer/memory.h"
 #include "trainer/memory_plan.h"
+#include "trainer/offload.h"
 #include "trainer/plan_search.h"
 #include "trainer/plan_text.h"
 #include "trainer/resume.h"
@@ -115,13 +116,17 @@ void log_lines(const std::string& text) {
 /// ranks of the fullest host and the least memory of any host count. Collective.
 RunPlan plan_or_refuse(const Job& job, const ProcessBytes& process) {
   parallel::Communicator& comm = job.comm;
-  const HostLimit host{static_cast<int>(comm.all_reduce_max(comm.local_size())),
-                       comm.all_reduce_min(usable_memory_bytes())};
+  HostLimit host{static_cast<int>(comm.all_reduce_max(comm.local_size())),
+                 comm.all_reduce_min(usable_memory_bytes()), free_swap_space(job.config)};
+  host.swap.base = comm.all_reduce_min(host.swap.base);
+  host.swap.states = comm.all_reduce_min(host.swap.states);
+  host.swap.is_one_disk = comm.any(host.swap.is_one_disk);
   const PlanFunction plan = plan_function(job, {comm.world_size(), host.ranks}, process);
   RunPlan own = plan(configured_choice(job.config));
   run_on_rank_zero(comm, [&] {
-    if (!fits(own, host))
+    if (!fits_memory(own, host))
       throw_not_fitting(job, own, plan, host);
+    require_swap_space(job.config, own, host);
     log_lines(plan_table(job, own, host));
     return std::string();
   });
@@ -135,8 +140,12 @@ void compare_with_plan(const Job& job, const RunPlan& plan, TrainResult& result)
   result.rank_peak_rss_bytes = comm.all_gather_value(peak_rss_bytes());
   result.rank_predicted_bytes = comm.all_gather_value(predicted);
   result.peak_rss_bytes = std::ranges::max(result.rank_peak_rss_bytes);
+  const parallel::StoreMemory held = job.store->memory();
+  result.rank_held_bytes =
+      comm.all_gather_value(held.base_bytes + held.adapter_bytes + job.states->num_bytes());
   result.pool_peak_bytes = BufferPool::process().peak_bytes_in_use();
   result.predicted_pool_bytes = plan.pool_bytes;
+  result.predicted_step_traffic = plan.step_traffic;
   for (size_t rank = 0; rank < result.rank_peak_rss_bytes.size(); ++rank) {
     log_info("memory of rank " + std::to_string(rank) + ": predicted " +
              bytes_text(result.rank_predicted_bytes[rank]) + ", measured peak " +

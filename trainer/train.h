@@ -11,6 +11,7 @@
 #include "parallel/communicator.h"
 #include "trainer/config.h"
 #include "trainer/state_swap.h"
+#include "trainer/step_traffic.h"
 
 namespace shardtune::trainer {
 
@@ -50,8 +51,12 @@ struct TrainResult {
   int64_t pool_peak_bytes = 0;     // of this process's buffer pool
   std::vector<int64_t> rank_peak_rss_bytes;  // by rank, beside what was predicted for it
   std::vector<int64_t> rank_predicted_bytes;
-  int64_t predicted_pool_bytes = 0;  // of rank 0
-  std::string adapter_folder;        // "" when not finished
+  /// Held between steps by each rank: base, adapters and optimizer states.
+  std::vector<int64_t> rank_held_bytes;
+  int64_t predicted_pool_bytes = 0;    // of rank 0
+  StepTraffic step_traffic;            // of this rank, in the step with the most micro-batches
+  StepTraffic predicted_step_traffic;  // of rank 0
+  std::string adapter_folder;          // "" when not finished
 };
 
 /// "auto", "never" or a path, as --resume takes it.

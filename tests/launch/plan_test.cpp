@@ -31,6 +31,13 @@ class Plan : public ::testing::Test {
     const io::Json json = io::parse_json(outcome.out, "train --json");
     EXPECT_EQ(integer_of(json, "pool_peak_bytes"), integer_of(json, "predicted_pool_bytes"))
         << options;
+    const io::Json& moved = *json.find("step_traffic");
+    const io::Json& predicted = *json.find("predicted_step_traffic");
+    for (const char* key :
+         {"units_sent_bytes", "units_received_bytes", "gradients_sent_bytes",
+          "gradients_received_bytes", "weights_sent_bytes", "weights_received_bytes",
+          "units_read_bytes", "rows_read_bytes", "states_read_bytes", "states_written_bytes"})
+      EXPECT_EQ(integer_of(moved, key), integer_of(predicted, key)) << options << " " << key;
   }
   ProgramFolder folder_;
 };
@@ -65,7 +72,7 @@ TEST_F(Plan, CountsLayersThatOutweighTheRest) {
 TEST_F(Plan, CountsStagesOnTwoRanksToTheByte) {
   if (folder_.shell("command -v mpirun").code != 0)
     GTEST_SKIP() << "mpirun is not there";
-  for (const char* stage : {"0", "1", "2"})
+  for (const char* stage : {"0", "1", "2", "3"})
     expect_exact(std::string("--set training.global_batch_size=5 "
                              "--set parallel.zero_optimization.stage=") +
                      stage,
@@ -98,6 +105,30 @@ TEST_F(Plan, CountsABaseThatRanksShareOnce) {
       folder_.run("plan run.yaml --ranks 3 --set parallel.share_base_per_host=true");
   EXPECT_NE(text.out.find("with one base per host"), std::string::npos) << text.out;
   EXPECT_NE(text.out.find("counted once"), std::string::npos) << text.out;
+}
+
+TEST_F(Plan, CountsOffloadToTheByte) {
+  const std::string states =
+      " --set 'parallel.zero_optimization.offload_optimizer={device: nvme, nvme_path: .}'";
+  const std::string base =
+      " --set 'parallel.zero_optimization.offload_param={device: nvme, nvme_path: .}'";
+  expect_exact(states + base);
+  expect_exact(base + " --set training.gradient_checkpointing=true");
+  if (folder_.shell("command -v mpirun").code != 0)
+    GTEST_SKIP() << "mpirun is not there";
+  for (const char* stage : {"2", "3"})
+    expect_exact(states + base + " --set training.global_batch_size=5 --set " +
+                     "parallel.zero_optimization.stage=" + stage,
+                 2);
+}
+
+TEST_F(Plan, TellsTheSwapFilesOfRankAndMachine) {
+  const Outcome outcome = folder_.run(
+      "plan run.yaml --ranks 2 --set parallel.zero_optimization.stage=2"
+      " --set 'parallel.zero_optimization.offload_param={device: nvme, nvme_path: .}'");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("disk, offload_param swap file: "), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find(" on this machine; "), std::string::npos) << outcome.out;
 }
 
 TEST_F(Plan, SaysThatARunFitsAndReadsNoWeights) {

@@ -146,7 +146,10 @@ int run(Communicator& comm, const char* argument) {
   require(std::to_string(comm.world_size()) == argument, "number of ranks");
   check_messages(comm);
   check_bits(comm);
-  check_one_base_per_host(comm);
+  // Ranks that see each other's files alone can share memory.
+  if (std::getenv("SHARDTUNE_TEST_SHARED_BASE") == nullptr ||
+      std::string_view(std::getenv("SHARDTUNE_TEST_SHARED_BASE")) != "off")
+    check_one_base_per_host(comm);
   comm.barrier();
   if (comm.rank() == 0)
     std::printf("all checks passed on %d %s ranks\n", comm.world_size(),

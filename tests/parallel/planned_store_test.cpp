@@ -39,6 +39,15 @@ void declare_and_publish(PlannedStore& store) {
   store.seal();
 }
 
+int64_t num_owned(const PlannedStore& store, int rank) {
+  int64_t total = 0;
+  for (const int64_t length : store.owned_ranges(rank))
+    total += length;
+  return total;
+}
+
+std::vector<UnitId> walk_of_all() { return {UnitId{0}, UnitId{1}, UnitId{2}, UnitId{3}}; }
+
 TEST(PlannedStore, HoldsEverythingAtStages0To2) {
   for (const ZeroStage stage : {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2}) {
     DryRun dry_run;
@@ -50,7 +59,7 @@ TEST(PlannedStore, HoldsEverythingAtStages0To2) {
     EXPECT_EQ(store.bytes().master, 2 * 4 * kTrainable);
     EXPECT_EQ(store.bytes().bf16, 2 * 2 * kTrainable);
     EXPECT_EQ(store.bytes().gather, 0);
-    EXPECT_EQ(store.num_owned_elements(), (stage == ZeroStage::k0 ? 2 : 1) * kTrainable);
+    EXPECT_EQ(num_owned(store, 0), (stage == ZeroStage::k0 ? 2 : 1) * kTrainable);
     EXPECT_EQ(dry_run.pool().bytes_in_use(), store.bytes().pooled());
   }
 }
@@ -61,44 +70,74 @@ TEST(PlannedStore, HoldsSharesAndGatherBuffersAtStage3) {
   declare_and_publish(store);
   EXPECT_EQ(store.bytes().base(), (2 * kCodes + 2 * kChunk + 2 * kScales + 2 * 4 * kNorm) / 4);
   // 6 chunks over 4 ranks: rank 1 has the second and third.
-  EXPECT_EQ(store.num_owned_elements(), kShardGranule);
+  EXPECT_EQ(num_owned(store, 1), kShardGranule);
   // The largest unit is a chunk of the table.
   EXPECT_EQ(store.bytes().gather, 2 * kChunk);
   // Two buffers serve the unit at work and the next; a head that stays leased takes more.
   const int64_t before = dry_run.pool().bytes_in_use();
-  const UnitLease first = store.acquire(UnitId{0}, Pass::kForward);
-  EXPECT_EQ(dry_run.pool().bytes_in_use(), before);
+  store.begin_walk(walk_of_all());
   {
+    const UnitLease first = store.acquire(UnitId{0}, Pass::kForward);
+    EXPECT_EQ(dry_run.pool().bytes_in_use(), before);
     const UnitLease second = store.acquire(UnitId{1}, Pass::kForward);
     EXPECT_GT(dry_run.pool().bytes_in_use(), before);
   }
+  store.end_walk();
   EXPECT_EQ(dry_run.pool().bytes_in_use(), before);
+}
+
+TEST(PlannedStore, GathersEveryUnitOfAWalkOnce) {
+  DryRun dry_run;
+  PlannedStore store(ZeroStage::k3, 1, 4);
+  declare_and_publish(store);
+  store.begin_walk(walk_of_all());
+  store.end_walk();
+  const int64_t base = 4 * store.bytes().base();
+  const Traffic units = store.traffic().units;
+  EXPECT_EQ(units.received, base * 3 / 4 + 4 * (2 * kTrainable - kShardGranule));
+  EXPECT_EQ(units.sent, 3 * (base / 4 + 4 * kShardGranule));
+}
+
+TEST(PlannedStore, ReadsUnitsAheadBesideThePool) {
+  DryRun dry_run;
+  PlannedStore store(ZeroStage::k0, 0, 1, FrozenPlace::kNvme);
+  declare_and_publish(store);
+  EXPECT_EQ(store.bytes().base(), 0);
+  // A norm takes a page of the file.
+  EXPECT_EQ(store.swap_bytes(0), 2 * (kCodes + kScales + 4096) + 2 * kChunk);
+  EXPECT_EQ(store.bytes().read_ahead, 2 * kChunk);
+  EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), 2 * kChunk);
+  store.begin_walk(walk_of_all());
+  {
+    const UnitLease first = store.acquire(UnitId{0}, Pass::kForward);
+    const UnitLease second = store.acquire(UnitId{1}, Pass::kForward);
+    // A layer is read ahead while both chunks stay.
+    EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(),
+              2 * kChunk + kCodes + kScales + 4096);
+  }
+  store.end_walk();
+  EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), 2 * kChunk);
+  EXPECT_EQ(store.traffic().units_read, store.swap_bytes(0));
 }
 
 TEST(PlannedStore, SendsItsLeafWithoutItsShardAndItsShardToAll) {
   DryRun dry_run;
   PlannedStore store(ZeroStage::k2, 0, 3);
   declare_and_publish(store);
+  store.begin_micro_batch();
+  store.end_round(2);
+  EXPECT_EQ(store.traffic().gradients.sent, 4 * (2 * kTrainable - 2 * kShardGranule));
+  EXPECT_EQ(store.traffic().gradients.received, 4 * 2 * kShardGranule);
+  store.publish_updates();
+  EXPECT_EQ(store.traffic().weights.sent, 4 * 2 * 2 * kShardGranule);
+  EXPECT_EQ(store.traffic().weights.received, 4 * (2 * kTrainable - 2 * kShardGranule));
+  // Of several ranks to the others: one rank's leaf; two ranks of a host to the third on another,
+  // the second of which has a leaf only in the first round.
   EXPECT_EQ(store.sent_leaves(1, 3), 4 * (2 * kTrainable - 2 * kShardGranule));
   EXPECT_EQ(store.sent_shards(1, 2), 4 * 2 * 2 * kShardGranule);
-  // Two ranks of a host to the third on another: the second has a leaf only in the first round.
   EXPECT_EQ(store.sent_leaves(2, 3), 2 * 4 * 2 * kShardGranule);
   EXPECT_EQ(store.sent_leaves(2, 1), 4 * 2 * kShardGranule);
   EXPECT_EQ(store.take_brought().units, 0);
-}
-
-TEST(PlannedStore, CountsAUnitOncePerLeaseFromOutside) {
-  DryRun dry_run;
-  PlannedStore store(ZeroStage::k3, 0, 4);
-  declare_and_publish(store);
-  {
-    const UnitLease outer = store.acquire(UnitId{0}, Pass::kForward);
-    const UnitLease inner = store.acquire(UnitId{0}, Pass::kForward);
-  }
-  const int64_t once = store.take_brought().units;
-  EXPECT_GT(once, 0);
-  { const UnitLease again = store.acquire(UnitId{0}, Pass::kBackward); }
-  EXPECT_EQ(store.take_brought().units, once);
 }
 
 TEST(PlannedStore, CountsTheSumsOfABinaryCounter) {

@@ -33,12 +33,17 @@ const Choice kF32{"float32", {"model.compute_dtype=float32"}};
 const Choice kLora{"lora", {}};
 const Choice kRsLora{"lora, use_rslora", {"adapter.use_rslora=true"}};
 
+constexpr int kStages = 4;
+
+/// Where states and base are.
+enum class Place { kMemory, kShared, kNvme };
+
 /// What each stage of one line of the table is run with.
 struct Line {
   Choice base;
   Choice compute;
   Choice adapter;
-  bool is_on_nvme = false;
+  Place place = Place::kMemory;
   std::vector<int> ranks;
   int threads = 1;
 
@@ -48,6 +53,13 @@ struct Line {
       all.insert(all.end(), choice->overrides.begin(), choice->overrides.end());
     return all;
   }
+  /// Stage 3 with a shared base is refused.
+  int num_stages() const { return place == Place::kShared ? kStages - 1 : kStages; }
+  std::string place_name() const {
+    return place == Place::kNvme     ? "nvme"
+           : place == Place::kShared ? "none, share_base_per_host"
+                                     : "none";
+  }
   std::string method_name() const { return base.name + compute.name + adapter.name; }
 };
 
@@ -56,8 +68,8 @@ std::vector<Line> lines() {
   std::vector<Line> result;
   const auto add = [&](const Choice& base, const Choice& compute, const Choice& adapter,
                        const std::vector<int>& ranks) {
-    for (const bool is_on_nvme : {false, true})
-      result.push_back({base, compute, adapter, is_on_nvme, ranks});
+    for (const Place place : {Place::kMemory, Place::kNvme})
+      result.push_back({base, compute, adapter, place, ranks});
   };
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kBf16, kLora, {1, 2, 4});
@@ -68,11 +80,11 @@ std::vector<Line> lines() {
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kBf16, kRsLora, {2});
   for (const Choice& base : {kNf4Double, kDense})
-    result.push_back({base, kBf16, kLora, false, {1, 2}, 2});
+    result.push_back({base, kBf16, kLora, Place::kMemory, {1, 2}, 2});
+  for (const Choice& base : {kNf4Double, kDense, kInt8})
+    result.push_back({base, kBf16, kLora, Place::kShared, {1, 2, 4}});
   return result;
 }
-
-constexpr int kStages = 4;
 
 /// One training of the table.
 struct Cell {
@@ -93,7 +105,7 @@ class Matrix {
     for (size_t i = 0; i < lines_.size(); ++i) {
       references_.emplace(lines_[i].method_name(), i);
       for (const int ranks : lines_[i].ranks) {
-        for (int stage = 0; stage < kStages; ++stage) {
+        for (int stage = 0; stage < lines_[i].num_stages(); ++stage) {
           for (const bool recomputes : {false, true})
             cells_.push_back({i, stage, ranks, recomputes});
         }
@@ -110,7 +122,9 @@ class Matrix {
       Overrides more = {
           testing::zero_stage(cell.stage), "parallel.threads=" + std::to_string(line.threads),
           std::string("training.gradient_checkpointing=") + (cell.recomputes ? "true" : "false")};
-      if (line.is_on_nvme) {
+      if (line.place == Place::kShared)
+        more.push_back("parallel.share_base_per_host=true");
+      if (line.place == Place::kNvme) {
         const Overrides nvme = testing::everything_on_nvme(small_);
         more.insert(more.end(), nvme.begin(), nvme.end());
       }
@@ -122,6 +136,8 @@ class Matrix {
 
   /// "same bits", or what had others.
   std::string verdict(size_t line, int stage) const {
+    if (stage >= lines_[line].num_stages())
+      return "refused";
     std::string differing;
     for (const Cell& cell : cells_) {
       if (cell.line != line || cell.stage != stage || has_the_bits_of_its_reference(cell))
@@ -175,9 +191,11 @@ struct Refusal {
 std::vector<Refusal> refusals() {
   const std::string zero = "parallel.zero_optimization.";
   return {
-      {"share_base_per_host at stages 0 to 2", {"parallel.share_base_per_host=true"}},
       {"share_base_per_host at stage 3",
        {"parallel.share_base_per_host=true", testing::zero_stage(3)}},
+      {"share_base_per_host with the base on NVMe",
+       {"parallel.share_base_per_host=true",
+        zero + "offload_param={device: nvme, nvme_path: /var/tmp}"}},
       {"optimizer states in the CPU's memory", {zero + "offload_optimizer={device: cpu}"}},
       {"frozen base in the CPU's memory", {zero + "offload_param={device: cpu}"}},
       {"NVMe without a folder", {zero + "offload_param={device: nvme}"}},
@@ -236,8 +254,8 @@ std::string page(const Matrix& matrix) {
   for (size_t i = 0; i < matrix.table().size(); ++i) {
     const Line& line = matrix.table()[i];
     text += "| " + line.base.name + " | " + line.compute.name + " | " + line.adapter.name + " | " +
-            (line.is_on_nvme ? "nvme" : "none") + " | " + joined(line.ranks) + " | " +
-            std::to_string(line.threads) + " |";
+            line.place_name() + " | " + joined(line.ranks) + " | " + std::to_string(line.threads) +
+            " |";
     for (int stage = 0; stage < kStages; ++stage)
       text += " " + matrix.verdict(i, stage) + " |";
     text += "\n";
@@ -263,7 +281,7 @@ TEST(Matrix, DocsCompatibilityIsWhatRan) {
   ASSERT_NO_FATAL_FAILURE(matrix.run());
   matrix.expect_that_methods_differ();
   for (size_t i = 0; i < matrix.table().size(); ++i) {
-    for (int stage = 0; stage < kStages; ++stage)
+    for (int stage = 0; stage < matrix.table()[i].num_stages(); ++stage)
       EXPECT_EQ(matrix.verdict(i, stage), "same bits") << "line " << i << ", stage " << stage;
   }
   const fs::path file = fs::path(SHARDTUNE_SOURCE_DIR) / "docs" / "compatibility.md";

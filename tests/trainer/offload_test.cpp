@@ -1,5 +1,7 @@
 // Training with offload_optimizer and offload_param on NVMe: the bits of a run without, resume from
 // one to the other, and what a failing device costs (RELIABILITY R25, R26).
+#include "trainer/offload.h"
+
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -291,6 +293,31 @@ TEST(OffloadParam, AWrongBlockEndsTheRunAndIsNeverUsed) {
   EXPECT_EQ(caught.exit_code(), ExitCode::kCorruptBlock) << caught.what();
   EXPECT_HAS(caught.what(), "expected generation 1 with checksum");
   EXPECT_FALSE(fs::exists(small.path("run") / "adapter"));
+}
+
+TEST(Offload, SwapFilesThatDoNotFitAreToldBeforeLoading) {
+  const SmallRun small;
+  const RunConfig both = config(small, "run", {states_on_nvme(small), base_on_nvme(small)});
+  const SwapSpace space = free_swap_space(both);
+  EXPECT_TRUE(space.is_one_disk);
+  EXPECT_GT(space.base, 0);
+  EXPECT_LT(space.states, INT64_MAX);
+  EXPECT_EQ(free_swap_space(config(small, "run")).base, INT64_MAX);
+  RunPlan plan;
+  plan.ranks = 2;
+  plan.swap = {{3 << 20, 1 << 20}, {3 << 20, 1 << 20}};
+  require_swap_space(both, plan, {2, 0, {8 << 20, 8 << 20, true}});
+  const Error full = error_of([&] {
+    require_swap_space(both, plan, {2, 0, {7 << 20, 7 << 20, true}});
+  });
+  EXPECT_EQ(full.exit_code(), ExitCode::kCannotWrite);
+  EXPECT_HAS(full.what(), "offload_param.nvme_path: ");
+  EXPECT_HAS(full.what(),
+             "expected 8.0 MiB free for the swap files of 2 ranks of this machine, found 7.0 MiB");
+  const Error states = error_of([&] {
+    require_swap_space(both, plan, {2, 0, {7 << 20, 1 << 20, false}});
+  });
+  EXPECT_HAS(states.what(), "offload_optimizer.nvme_path: ");
 }
 
 TEST(Offload, AFolderThatCannotServeIsToldBeforeLoading) {

@@ -23,7 +23,7 @@ RunPlan made_up(const PlanChoice& choice, int ranks) {
   plan.first_rank_bytes = base + choice.micro_batch_size * row * choice.max_length / 1000 + states;
   plan.other_rank_bytes = plan.first_rank_bytes;
   plan.shared_bytes = choice.base == FrozenPlace::kHost ? base : 0;
-  plan.sent_bytes_per_step = 3 - static_cast<int64_t>(choice.stage == ZeroStage::k2);
+  plan.step_traffic.store.gradients.sent = 3 - static_cast<int64_t>(choice.stage == ZeroStage::k2);
   return plan;
 }
 
@@ -43,6 +43,21 @@ TEST(CheapestPlan, KeepsTheConfiguredOneWhereItFits) {
   ASSERT_TRUE(plan);
   EXPECT_EQ(plan->choice.micro_batch_size, 8);
   EXPECT_FALSE(plan->choice.gradient_checkpointing);
+}
+
+TEST(CheapestPlan, CountsTheSwapFilesOfAllRanks) {
+  RunPlan plan;
+  plan.ranks = 2;
+  plan.swap = {{30, 10}, {20, 11}};
+  HostLimit host{2, 0, {50, 21, false}};
+  EXPECT_TRUE(fits_swap(plan, host));
+  host.swap.states = 20;
+  EXPECT_FALSE(fits_swap(plan, host));
+  host.swap = {70, 70, true};
+  EXPECT_FALSE(fits_swap(plan, host));  // 50 + 21 on one disk
+  // A host of one of the two ranks may have the larger one.
+  EXPECT_EQ(plan.host_swap(1).base, 30);
+  EXPECT_EQ(plan.host_swap(2).states, 21);
 }
 
 TEST(CheapestPlan, TakesTheStageThatSendsLeast) {
