@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/error.h"
 #include "tests/io/temp_folder.h"
@@ -114,15 +116,22 @@ TEST(OffloadOptimizer, AFailingDeviceEndsTheRunOnAllRanksAndKeepsTheCheckpoint) 
     const auto failing = [&] {
       return config(small, name, {states_on_nvme(small), stage(2), "checkpoint.save_steps=1"});
     };
-    // Writes fail once checkpoint 2 is there.
+    // The writes of step 3 fail: step 2 is in the log, and its checkpoint, which is written beside
+    // the steps, is waited for (at most 20 s).
+    const auto is_in_step3 = [&] {
+      for (int i = 0; i < 400 && small.num_logged(name) == 2; ++i) {
+        if (fs::exists(small.path(name) / "checkpoint-2"))
+          return true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      }
+      return false;
+    };
     TrainOptions options;
     options.swap.wrap = [&](std::unique_ptr<io::AsyncIo> io) {
       return std::make_unique<testing::FailingIo>(
           std::move(io), [&](const io::IoRequest& request, int64_t count) -> int64_t {
-            return request.kind == io::IoKind::kWrite && request.offset > 0 &&
-                           fs::exists(small.path(name) / "checkpoint-2")
-                       ? -error
-                       : count;
+            const bool is_write = request.kind == io::IoKind::kWrite && request.offset > 0;
+            return is_write && is_in_step3() ? -error : count;
           });
     };
     const Error caught = error_of([&] { small.run(failing(), 2, options); });
