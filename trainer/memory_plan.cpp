@@ -246,9 +246,9 @@ class Walk {
 };
 
 /// What the ranks of the first host send to other hosts in a step, gathered bytes once to each host
-/// (PERFORMANCE section 2): leaves to their owners in every round, the finished gradient at stages 0
-/// and 1, new weights at stages 1 and 2; at stage 3 units instead, as often as a walk brings them,
-/// and rows to each rank that wants them.
+/// (PERFORMANCE section 2): leaves to their owners in every round, the finished gradient at stages
+/// 0 and 1, new weights at stages 1 and 2; at stage 3 units instead, as often as a walk brings
+/// them, and rows to each rank that wants them.
 int64_t host_sent_bytes_per_step(const Walk& walk, const RunPlan& plan, int num_ranks) {
   const PlannedStore& store = walk.store();
   const ZeroStage stage = plan.choice.stage;
