@@ -53,12 +53,17 @@ def random_block(count=1 << 19, deviation=0.02):
     return struct.pack(f"<{len(words)}H", *words) * (count // len(words))
 
 
-def write_llama_1b(folder):
-    """TinyLlama's shape: 1.1B weights in bf16, 2.2 GB."""
+# hidden, inner, layers, heads, key-value heads, vocabulary
+LLAMA_1B = (2048, 5632, 22, 32, 4, 32000)  # TinyLlama's: 1.1B weights, 2.2 GB in bf16
+LLAMA_7B = (4096, 11008, 32, 32, 32, 32000)  # Llama-2's: 6.7B weights, 13.5 GB in bf16
+
+
+def write_llama(folder, sizes):
+    """A model of a shape with random weights in bf16."""
     if (folder / "model.safetensors").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    hidden, inner, layers, heads, kv_heads, vocab = 2048, 5632, 22, 32, 4, 32000
+    hidden, inner, layers, heads, kv_heads, vocab = sizes
     kv = hidden // heads * kv_heads
     (folder / "config.json").write_text(json.dumps({
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
@@ -279,7 +284,7 @@ def main():
         if arguments.only not in key or (key in results and not arguments.again):
             continue
         if model == "llama":
-            write_llama_1b(models["llama"])
+            write_llama(models["llama"], LLAMA_1B)
         results[key] = run(arguments.program.resolve(), work, models, model, ranks, options)
         record.write_text(json.dumps(results, indent=1))
         print(f"{worst(results[key]):.3f}  {key}  pool "

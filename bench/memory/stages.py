@@ -144,7 +144,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     models = {"smollm2": arguments.smollm2.resolve(), "llama": work / "llama-1b"}
     memory.write_text(work / "text.txt")
-    memory.write_llama_1b(models["llama"])
+    memory.write_llama(models["llama"], memory.LLAMA_1B)
     record = work / "stages.json"
     results = json.loads(record.read_text()) if record.exists() else {}
     sides = {"own": own_run} | ({"peer": peer_run} if arguments.peers else {})

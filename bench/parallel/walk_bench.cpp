@@ -2,8 +2,8 @@
 // configuration (gathers of stage 3, reads of offload_param), as a rank without a micro-batch goes
 // through it. The comm-only term of the overlap formula (PERFORMANCE section 2).
 //   mpirun -n N build/release/bench/parallel/walk_bench CONFIG.yaml [WALKS]
-// Prints one JSON line on rank 0: seconds per walk (the slowest rank's) and rank 0's processor time
-// of the prefetch thread.
+// Prints one JSON line on rank 0: seconds per walk (the slowest rank's), rank 0's processor time of
+// the prefetch thread, and the bytes that a walk brought to it.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -33,13 +33,16 @@ int run(parallel::Communicator& comm, const char* path, int num_walks) {
 
   std::vector<double> seconds;
   double cpu_seconds = 0.0;
+  parallel::StoreTraffic moved;
   for (int i = -1; i < num_walks; ++i) {  // the first one warms up
     comm.barrier();
     const auto start = std::chrono::steady_clock::now();
     const double before = job.store->walk_times().background_cpu_seconds;
+    const parallel::StoreTraffic before_traffic = job.store->traffic();
     trainer::replay_micro_batch(job);
     comm.barrier();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    moved = job.store->traffic() - before_traffic;
     if (i < 0)
       continue;
     seconds.push_back(elapsed.count());
@@ -49,9 +52,10 @@ int run(parallel::Communicator& comm, const char* path, int num_walks) {
   if (comm.rank() == 0)
     std::printf(
         "{\"walks\": %d, \"median_ms\": %.3f, \"least_ms\": %.3f, \"most_ms\": %.3f, "
-        "\"prefetch_cpu_ms\": %.3f}\n",
+        "\"prefetch_cpu_ms\": %.3f, \"received_bytes\": %lld, \"read_bytes\": %lld}\n",
         num_walks, seconds[seconds.size() / 2] * 1e3, seconds.front() * 1e3, seconds.back() * 1e3,
-        cpu_seconds / num_walks * 1e3);
+        cpu_seconds / num_walks * 1e3, static_cast<long long>(moved.units.received),
+        static_cast<long long>(moved.units_read));
   return 0;
 }
 
