@@ -48,7 +48,8 @@ def write_tokenizer(folder):
 def random_block(count=1 << 19, deviation=0.02):
     """bf16 values of a normal distribution, as bytes."""
     generator = random.Random(7)
-    values = [generator.gauss(0.0, deviation) for _ in range(4096)]
+    # A prime, so that no two rows of a matrix are the same ones.
+    values = [generator.gauss(0.0, deviation) for _ in range(4099)]
     words = [struct.unpack("<I", struct.pack("<f", value))[0] >> 16 for value in values]
     return struct.pack(f"<{len(words)}H", *words) * (count // len(words))
 
