@@ -1,6 +1,7 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/dry_run.h"
 #include "core/parallel_for.h"
@@ -54,22 +55,34 @@ const std::byte* offset(const void* data, DType dtype, int64_t elements) {
   return static_cast<const std::byte*>(data) + elements * size_of(dtype);
 }
 
-// Counts the scratch of a product's blocks in a dry run: those of a corner, the edges and the
-// inside meet every shape there is.
+/// Pieces of one size that an extent is cut into.
+struct Pieces {
+  int64_t count, size;
+};
+std::array<Pieces, 2> pieces_of(int64_t extent, int64_t step) {
+  return {Pieces{extent / step, step}, Pieces{extent % step > 0 ? 1 : 0, extent % step}};
+}
+
+// Counts the scratch of a product's blocks in a dry run, of every shape there is: the pool keeps
+// the buffers of each for the next product.
 void count_block_scratch(const ProductSpec& whole, const Cut& cut) {
   if (DryRun::current() == nullptr)
     return;
   const PurposeScope purpose(Purpose::kProducts);
   int64_t largest = 0;
-  for (const int64_t rows : {std::min(cut.rows, whole.m), whole.m % cut.rows}) {
-    for (const int64_t columns : {std::min(cut.columns, whole.n), whole.n % cut.columns}) {
+  for (const Pieces& rows : pieces_of(whole.m, cut.rows)) {
+    for (const Pieces& columns : pieces_of(whole.n, cut.columns)) {
+      if (rows.count * columns.count == 0)
+        continue;
       ProductSpec spec = whole;
-      spec.m = rows;
-      spec.n = columns;
-      if (rows > 0 && columns > 0)
-        largest = std::max(largest, product_scratch_bytes(spec));
+      spec.m = rows.size;
+      spec.n = columns.size;
+      const int64_t num_bytes = product_scratch_bytes(spec);
+      count_task_scratch(rows.count * columns.count, num_bytes);
+      largest = std::max(largest, num_bytes);
     }
   }
+  // Threads at different shapes hold at most as if all were at the largest.
   count_task_scratch(ceil_div(whole.m, cut.rows) * ceil_div(whole.n, cut.columns), largest);
 }
 }  // namespace
@@ -173,6 +186,14 @@ void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, co
   spec.m = rows;
   if (DryRun::current() != nullptr) {
     const PurposeScope purpose(Purpose::kProducts);
+    for (const Pieces& pieces : pieces_of(m, rows)) {
+      if (pieces.count == 0)
+        continue;
+      spec.m = pieces.size;
+      count_task_scratch(pieces.count, pieces.size * n * size_of(DType::kFloat32),
+                         product_scratch_bytes(spec));
+    }
+    spec.m = rows;
     count_task_scratch(ceil_div(m, rows), rows * n * size_of(DType::kFloat32),
                        product_scratch_bytes(spec));
   }
@@ -218,6 +239,11 @@ void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorVie
   whole.n = k;
   whole.k = std::min(kTokenChunk, tokens);
   count_block_scratch(whole, {kTokenProductRows, columns});
+  if (tokens > kTokenChunk && tokens % kTokenChunk > 0) {
+    ProductSpec last = whole;
+    last.k = tokens % kTokenChunk;
+    count_block_scratch(last, {kTokenProductRows, columns});
+  }
   const int64_t column_blocks = ceil_div(k, columns);
   parallel_tasks(ceil_div(n, kTokenProductRows) * column_blocks, [&](int64_t task) {
     const int64_t row = task / column_blocks * kTokenProductRows;

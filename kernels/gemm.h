@@ -26,8 +26,10 @@ using PanelSource = std::function<void(int64_t begin, int64_t end, const TensorV
 
 /// c [M,N] (+)= a [M,K] * op(b), where b is made panel by panel, small enough for the last cache to
 /// keep, and is never whole in memory (a quantised weight). One panel after another; `b` may use
-/// all threads. Dtypes  a f32 or bf16, panels the same; c f32 or bf16; sums in f32 Exact, errors as
-/// gemm
+/// all threads. K is at least 1.
+/// Dtypes  a f32 or bf16, panels the same; c f32 or bf16; sums in f32
+/// Exact   as gemm
+/// Errors  ArgumentError: shapes or dtypes that do not fit
 void gemm_by_panels(const TensorView& a, const PanelSource& b, Transpose transpose_b,
                     const TensorView& c, Accumulate accumulate);
 

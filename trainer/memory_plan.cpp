@@ -165,14 +165,19 @@ class Walk {
     store_.seal();
   }
 
-  /// The probe, then one step that has the micro-batches of the largest and meets the longest ones.
-  void train(const PlannedData& data, const StepShape& shape, const data::MicroBatchPlan& probe) {
-    const StoreTraffic at_start = store_.traffic();
+  /// The run of the longest micro-batch before the first step.
+  void probe(const PlannedData& data, const data::MicroBatchPlan& longest) {
+    const StoreTraffic before = store_.traffic();
     store_.begin_step(ranks_);
     store_.take_brought();
-    run(*data.samples, probe);
+    run(*data.samples, longest);
     brought_ = store_.take_brought();
     store_.cancel_step();
+    probe_traffic_ = store_.traffic() - before;
+  }
+
+  /// One step that has the micro-batches of the largest and meets the longest ones.
+  void step(const PlannedData& data, const StepShape& shape) {
     const StoreTraffic before = store_.traffic();
     store_.begin_step(shape.micro_batches);
     std::map<int, data::MicroBatchPlan> left = shape.longest;
@@ -191,10 +196,9 @@ class Walk {
     store_.publish_updates();
     step_traffic_ = store_.traffic() - before;
     // Rows are the tokens' matter: every micro-batch is taken to want those of the longest.
-    const StoreTraffic one = before - at_start;
     const int64_t rounds = ceil_div(shape.micro_batches, int64_t{ranks_});
-    step_traffic_.rows = {rounds * one.rows.sent, rounds * one.rows.received};
-    step_traffic_.rows_read = rounds * one.rows_read;
+    step_traffic_.rows = {rounds * probe_traffic_.rows.sent, rounds * probe_traffic_.rows.received};
+    step_traffic_.rows_read = rounds * probe_traffic_.rows_read;
   }
 
   void evaluate() {
@@ -242,6 +246,7 @@ class Walk {
   parallel::BroughtBytes brought_;  // for the longest micro-batch
   std::unique_ptr<models::Model> model_;
   std::unique_ptr<adapters::Adapter> adapter_;
+  StoreTraffic probe_traffic_;
   StoreTraffic step_traffic_;
 };
 
@@ -367,7 +372,10 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   DryRun dry_run;
   Walk walk(job, choice, ranks);
   walk.load();
-  walk.train(data, shape, probe);
+  walk.probe(data, probe);
+  // What the pool keeps in a step depends on the step before.
+  for (int64_t step = 0; step < std::min<int64_t>(2, data.last_step); ++step)
+    walk.step(data, shape);
   walk.evaluate();
 
   const PlannedStore& store = walk.store();

@@ -19,38 +19,16 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BENCH = ROOT / "build/release/bench/io/block_file_bench"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import common  # noqa: E402
+
+BENCH = common.ROOT / "build/release/bench/io/block_file_bench"
 BEGIN, END = "<!-- io:begin -->", "<!-- io:end -->"
-
-
-def fio(folder, mib):
-    """Bytes per second of one write and one read of a laid out file."""
-    path = os.path.join(folder, "fio.bin")
-    speeds = {}
-    for kind in ("write", "write", "read"):  # the first write lays the file out
-        out = subprocess.run(
-            ["fio", "--name=x", f"--filename={path}", f"--rw={kind}", f"--size={mib}m", "--bs=1m",
-             "--ioengine=io_uring", "--fixedbufs=1", "--direct=1", "--iodepth=32",
-             "--output-format=json"], check=True, capture_output=True, text=True).stdout
-        speeds[kind] = json.loads(out[out.index("{"):])["jobs"][0][kind]["bw_bytes"]
-    os.unlink(path)
-    return speeds
 
 
 def ours(folder, mib):
     out = subprocess.run([BENCH, folder, str(mib)], check=True, capture_output=True, text=True).stdout
     return json.loads(out)
-
-
-def spread(values, scale=1e9):
-    return (f"{statistics.median(values) / scale:.2f} "
-            f"({min(values) / scale:.2f}-{max(values) / scale:.2f})")
-
-
-def processor():
-    with open("/proc/cpuinfo") as file:
-        return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
 
 
 def main():
@@ -62,34 +40,32 @@ def main():
     args = parser.parse_args()
     if not BENCH.exists():
         sys.exit(f"{BENCH} is absent. Build it with -DSHARDTUNE_BENCH=ON.")
+    if not args.dry:
+        common.refuse_busy_machine()
     rows = []
     for _ in range(args.rounds):
-        rows.append((ours(args.folder, args.mib), fio(args.folder, args.mib)))
+        rows.append((ours(args.folder, args.mib), common.fio(args.folder, args.mib)))
     lines = ["| sequential, 1 MiB requests, O_DIRECT | block store GB/s | fio GB/s | ratio in one round |",
              "|---|---|---|---|"]
     for kind in ("write", "read"):
         own = [a[f"{kind}_bytes_per_second"] for a, _ in rows]
         peer = [b[kind] for _, b in rows]
         ratios = [a / b for a, b in zip(own, peer)]
-        lines.append(f"| {kind} | {spread(own)} | {spread(peer)} | {spread(ratios, 1)} |")
+        lines.append(f"| {kind} | {common.spread(own, scale=1e9)} | {common.spread(peer, scale=1e9)} | {common.spread(ratios)} |")
     share = [a["read_bytes_per_second"] / a["crc_bytes_per_second"] for a, _ in rows]
     crc = [a["crc_bytes_per_second"] for a, _ in rows]
     version = subprocess.run(["fio", "--version"], capture_output=True, text=True).stdout.strip()
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"],
-                            capture_output=True, text=True).stdout.strip()
-    lines += ["", f"CRC-32C of the same bytes on one core: {spread(crc)} GB/s, "
+    lines += ["", f"CRC-32C of the same bytes on one core: {common.spread(crc, scale=1e9)} GB/s, "
               f"{statistics.median(share):.1%} of the time that reading them takes; it runs while "
               "the next transfers are under way.", "",
-              f"{datetime.date.today()}, commit {commit}, {processor()}, {os.cpu_count()} threads, "
+              f"{datetime.date.today()}, commit {common.commit()}, {common.cpu()}, {os.cpu_count()} threads, "
               f"{platform.platform()}; {args.mib} MiB a pass, {args.rounds} rounds in turns, median "
               f"(smallest-largest). {rows[0][0]['io']}; {version}, depth 32; the store keeps its buffers in huge pages, fio in 4 KiB pages."]
     text = "\n".join(lines)
     print(text)
     if args.dry:
         return
-    page = ROOT / "docs/benchmarks.md"
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1])
+    common.write_section("benchmarks.md", BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Predicted and measured peak memory of some 45 runs, as a table in docs/memory.md.
+"""Predicted and measured peak memory of 48 runs, as a table in docs/memory.md.
 
     bench/memory/run.py --program build/release/launch/shardtune --smollm2 FILE.gguf [--only WORD]
 
@@ -18,7 +18,9 @@ import struct
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import common  # noqa: E402
+
 BEGIN, END = "<!-- bench/memory/run.py -->", "<!-- end -->"
 BOUND = (0.97, 1.10)  # predicted / measured of every rank (R37: within +10% and -3%)
 
@@ -201,14 +203,7 @@ checkpoint: {{output_dir: "{work / 'run'}", save_steps: {options.get('save_steps
 def run(program, work, models, model, ranks, options):
     config = work / "run.yaml"
     config.write_text(configuration(work, models, model, ranks, options))
-    command = [str(ROOT / "launch/run"), "-n", str(ranks), "train", str(config), "--resume",
-               "never", "--json"]
-    environment = dict(os.environ, SHARDTUNE_BINARY=str(program))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: code {done.returncode}\n{done.stderr}")
-    subprocess.run(["rm", "-rf", str(work / "run")], check=True)
-    result = json.loads(done.stdout)
+    result, _ = common.train(config, work, ranks, program)
     return {"predicted": result["rank_predicted_bytes"], "measured": result["rank_peak_rss_bytes"],
             "pool": result["pool_peak_bytes"], "predicted_pool": result["predicted_pool_bytes"],
             "moved": result["step_traffic"], "predicted_moved": result["predicted_step_traffic"]}
@@ -241,7 +236,7 @@ def key_of(run):
 def table(made, planned):
     mebibyte = 1 << 20
     within = sum(BOUND[0] <= worst(result) <= BOUND[1] for _, result in made)
-    lines = [f"Measured {datetime.date.today()} on {cpu()}, {os.cpu_count()} cores, bfloat16 "
+    lines = [f"Measured {datetime.date.today()} on {common.cpu()}, commit {common.commit()}, {os.cpu_count()} cores, bfloat16 "
              f"unless float32 is named: {within} of the {len(made)} runs made (of "
              f"{planned}) within +10% and -3%; a step moved the bytes predicted "
              f"in {sum(is_exact(result) for _, result in made)}.", "",
@@ -256,13 +251,6 @@ def table(made, planned):
             f"{result['pool'] / result['predicted_pool']:.4f} | {moved_mib(result)}"
             f"{'' if is_exact(result) else ', predicted otherwise'} |")
     return "\n".join(lines)
-
-
-def cpu():
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "an unknown processor"
 
 
 def main():
@@ -292,11 +280,7 @@ def main():
               f"{results[key]['pool'] / results[key]['predicted_pool']:.4f}"
               f"{'' if is_exact(results[key]) else '  other bytes moved'}", flush=True)
     made = [(run, results[key]) for run in all_runs if (key := key_of(run)) in results]
-    document = ROOT / "docs/memory.md"
-    text = document.read_text()
-    head, rest = text.split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
-    document.write_text(f"{head}{BEGIN}\n{table(made, len(all_runs))}\n{END}{tail}")
+    common.write_section("memory.md", BEGIN, END, table(made, len(all_runs)))
 
 
 if __name__ == "__main__":

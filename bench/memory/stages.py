@@ -19,8 +19,9 @@ import subprocess
 import sys
 
 import run as memory
+from run import common
 
-ROOT = memory.ROOT
+ROOT = common.ROOT
 BEGIN, END = "<!-- bench/memory/stages.py -->", "<!-- end stages -->"
 RANK = 16
 LENGTHS = {"smollm2": (256, False), "llama": (128, True)}  # tokens, recompute
@@ -111,7 +112,7 @@ def mib(value):
 
 
 def table(results):
-    lines = [f"Measured {datetime.date.today()} on {memory.cpu()}, {os.cpu_count()} cores.", "",
+    lines = [f"Measured {datetime.date.today()} on {common.cpu()}, {os.cpu_count()} cores.", "",
              "| shape | ranks | stage | held MiB | formula | held / formula | of stage 0 | "
              "peak MiB | DeepSpeed + PEFT peak MiB | peak ratio |",
              "|---|---|---|---|---|---|---|---|---|---|"]
@@ -156,10 +157,7 @@ def main():
             results[key] = measure(arguments, work, models, *case)
             record.write_text(json.dumps(results, indent=1))
             print(key, results[key], flush=True)
-    document = ROOT / "docs/memory.md"
-    head, rest = document.read_text().split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
-    document.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{tail}")
+    common.write_section("memory.md", BEGIN, END, table(results))
 
 
 if __name__ == "__main__":

@@ -11,24 +11,20 @@ share of the step. Refuses a busy machine; --dry allows one and leaves docs/ alo
 """
 import argparse
 import datetime
-import json
 import os
 import pathlib
-import shutil
 import statistics
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench/memory"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "memory"))
 import run as memory  # noqa: E402
+from run import common  # noqa: E402
 
-MAX_LOAD, WARM_UP, STEPS, LENGTH = 0.3, 2, 5, 512
+WARM_UP, STEPS, LENGTH = 2, 5, 512
 BEGIN, END = "<!-- stage3:begin -->", "<!-- stage3:end -->"
 
 
 def train(arguments, work, method, ranks, threads, stage, total_ranks):
-    shutil.rmtree(work / "run", ignore_errors=True)
     config = work / "stage3.yaml"
     config.write_text(f"""\
 model: {{model_name_or_path: "{arguments.smollm2.resolve()}", compute_dtype: bfloat16}}
@@ -46,21 +42,12 @@ training:
 parallel: {{threads: {threads}, zero_optimization: {{stage: {stage}}}}}
 checkpoint: {{output_dir: "{work / 'run'}"}}
 """)
-    command = [str(ROOT / "launch/run"), "-n", str(ranks), "train", str(config), "--resume", "never"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}: code {done.returncode}\n{done.stderr}")
-    lines = [json.loads(line) for line in (work / "run/metrics.jsonl").read_text().splitlines()]
+    _, lines = common.train(config, work, ranks)
     counted = lines[WARM_UP:]
     return {"speed": statistics.median(x["tokens_per_second"] for x in counted),
             "gather": statistics.median(x["prefetch_cpu_ms"] / x["step_time_ms"] for x in counted),
             "wait": statistics.median(x["unit_wait_ms"] / x["step_time_ms"] for x in counted),
             "losses": [x["loss"] for x in lines]}
-
-
-def spread(values, digits):
-    return (f"{statistics.median(values):.{digits}f} "
-            f"({min(values):.{digits}f}-{max(values):.{digits}f})")
 
 
 def main():
@@ -71,10 +58,8 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/shardtune-memory"))
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > MAX_LOAD and not arguments.dry:
-        sys.exit(f"The load is {load:.2f}, above {MAX_LOAD}: figures would mean nothing. Wait until "
-                 "the machine is idle.")
+    if not arguments.dry:
+        common.refuse_busy_machine()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     memory.write_text(work / "text.txt")
@@ -89,24 +74,21 @@ def main():
         for _ in range(arguments.rounds):
             for name, (ranks, threads, stage) in sides.items():
                 results[name].append(train(arguments, work, method, ranks, threads, stage, cores))
-        assert len({tuple(r["losses"]) for side in results.values() for r in side}) == 1, "other bits"
+        if len({tuple(r["losses"]) for side in results.values() for r in side}) != 1:
+            sys.exit(f"{method}: expected the same losses on all sides, found others.")
         one, two, three = results.values()
         lines.append("| " + " | ".join(
-            [method] + [spread([r["speed"] for r in side], 0) for side in (one, two, three)] +
-            [spread([a["speed"] / b["speed"] for a, b in zip(three, other)], 2)
+            [method] + [common.spread([r["speed"] for r in side], 0) for side in (one, two, three)] +
+            [common.spread([a["speed"] / b["speed"] for a, b in zip(three, other)], 2)
              for other in (one, two)] +
-            [spread([100 * r[key] for r in three], 1) + "%" for key in ("gather", "wait")]) + " |")
+            [common.spread([100 * r[key] for r in three], 1) + "%" for key in ("gather", "wait")]) + " |")
         print(lines[-1], flush=True)
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-                            capture_output=True, text=True).stdout.strip()
     lines += ["", f"{arguments.rows} x {LENGTH} tokens a rank and step, {arguments.rounds} rounds in "
               f"turns of {STEPS} steps, the first {WARM_UP} not counted; all losses have the same "
-              f"bits. {datetime.date.today()}, commit {commit}, {memory.cpu()}, {cores} cores."]
+              f"bits. {datetime.date.today()}, commit {common.commit()}, {common.cpu()}, {cores} cores."]
     print("\n".join(lines))
     if not arguments.dry:
-        path = ROOT / "docs/benchmarks.md"
-        head, rest = path.read_text().split(BEGIN)
-        path.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+        common.write_section("benchmarks.md", BEGIN, END, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/parity"))
+sys.path.insert(0, str(ROOT / "bench"))
+import common  # noqa: E402
+
 WORK = ROOT / "build/peers-bench"
 CORPUS = ROOT.parent / "shared/corpora/gsm8k_train.jsonl"
 LENGTH, ROWS = 512, 4
 WARM_UP = 2  # steps that are not counted: first touch of memory, primitive creation
-MAX_LOAD = 0.3
 # Both sides draw their own lora_A; after some steps on the same rows our losses still agree to this
 # with the peer's in float32. Its bfloat16 is no reference: it rounds the base's output before the
 # adapter's is added, which loses small updates (the table shows by how much).
@@ -134,12 +136,8 @@ def check_losses(case, ours, theirs, reference):
 
 
 def section(rows, arguments, threads):
-    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
-                if line.startswith("model name")), platform.processor())
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
                          for name in ("torch", "transformers", "peft", "bitsandbytes"))
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-                            capture_output=True, text=True).stdout.strip()
     ours = subprocess.run([arguments.binary, "version"], capture_output=True, text=True).stdout
     lines = [
         f"SmolLM2-135M, {LENGTH} tokens x {ROWS} rows of GSM8K text, every token trained, LoRA rank "
@@ -151,20 +149,11 @@ def section(rows, arguments, threads):
         "peer's.", "",
         "| run | shardtune tokens/s | peer tokens/s | ratio | shardtune peak | peer peak | loss, "
         "ours | loss, peer |", "|---|---|---|---|---|---|---|---|", *rows, "",
-        f"{time.strftime('%Y-%m-%d')}, commit {commit}, {cpu}, {threads} threads, "
+        f"{time.strftime('%Y-%m-%d')}, commit {common.commit()}, {common.cpu()}, {threads} threads, "
         f"{platform.platform()}. Peers: Python {platform.python_version()}, {versions}. "
         f"{ours.splitlines()[0] if ours else ''}",
     ]
     return "\n".join(lines)
-
-
-def write_section(text):
-    path = ROOT / "docs/benchmarks.md"
-    page = path.read_text()
-    begin, end = "<!-- peers:begin -->", "<!-- peers:end -->"
-    head, rest = page.split(begin)
-    path.write_text(head + begin + "\n" + text + "\n" + end + rest.split(end)[1])
-    print(f"written to {path}")
 
 
 def table_row(name, ours, theirs, distances):
@@ -172,10 +161,7 @@ def table_row(name, ours, theirs, distances):
     ratios = [x / y for x, y in zip(a, b)]
     memory = [max(r["memory"] for r in results) / 1e9 for results in (ours, theirs)]
 
-    def spread(values, digits):
-        return (f"{statistics.median(values):.{digits}f} "
-                f"({min(values):.{digits}f}-{max(values):.{digits}f})")
-    return (f"| {name} | {spread(a, 0)} | {spread(b, 0)} | {spread(ratios, 2)} | "
+    return (f"| {name} | {common.spread(a, 0)} | {common.spread(b, 0)} | {common.spread(ratios, 2)} | "
             f"{memory[0]:.2f} GB | {memory[1]:.2f} GB | {100 * distances[0]:.2f}% | "
             f"{100 * distances[1]:.2f}% |")
 
@@ -191,10 +177,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.steps <= WARM_UP:
         sys.exit(f"--steps: expected more than {WARM_UP}, found {arguments.steps}.")
-    load = os.getloadavg()[0]
-    if load > MAX_LOAD and not arguments.dry:
-        sys.exit(f"The load is {load:.2f}, above {MAX_LOAD}: figures would mean nothing. Wait until "
-                 "the machine is idle.")
+    if not arguments.dry:
+        common.refuse_busy_machine()
     if not os.access(arguments.binary, os.X_OK):
         sys.exit(f"{arguments.binary} is not there. Build the release preset, or name another one "
                  "with --binary.")
@@ -222,7 +206,7 @@ def main():
     if disagree:
         sys.exit("The loss curves disagree: the two sides do not compute the same thing.")
     if not arguments.dry:
-        write_section(text)
+        common.write_section("benchmarks.md", "<!-- peers:begin -->", "<!-- peers:end -->", text)
 
 
 main()

@@ -14,6 +14,7 @@
 #include "parallel/host_segment.h"
 #include "parallel/sharded_store.h"
 #include "parallel/thread_communicator.h"
+#include "tests/parallel/frozen_units.h"
 
 namespace shardtune::parallel {
 namespace {
@@ -22,66 +23,22 @@ constexpr int kUnits = 3;
 constexpr int64_t kRows = 50;
 constexpr int64_t kColumns = 33;  // parts of a unit need gaps between them
 
-float value_of(int unit, int64_t i, int generation) {
-  return static_cast<float>(unit * 100000 + i) + 0.25f * static_cast<float>(generation);
-}
-
 class SharedUnits {
  public:
   explicit SharedUnits(Communicator& comm, ZeroStage stage = ZeroStage::k2)
-      : store(comm, stage, {.sharing = BaseSharing::kPerHost}) {
-    for (int u = 0; u < kUnits; ++u) {
-      const std::string name = "unit" + std::to_string(u);
-      units.push_back(store.add_unit(name));
-      tables.push_back(store.declare({name + ".weight",
-                                      units.back(),
-                                      ParameterKind::kFrozen,
-                                      DType::kFloat32,
-                                      {kRows, kColumns}}));
-      biases.push_back(store.declare(
-          {name + ".bias", units.back(), ParameterKind::kFrozen, DType::kFloat32, {u + 1}}));
-      store.declare(
-          {name + ".lora_A", units.back(), ParameterKind::kTrainable, DType::kFloat32, {4}});
-    }
-    for (int u = 0; u < kUnits; ++u) {
-      publish(tables[static_cast<size_t>(u)], u, kRows * kColumns, 0);
-      publish(biases[static_cast<size_t>(u)], u, u + 1, 0);
-    }
-    store.seal();
-  }
+      : store(comm, stage, {.sharing = BaseSharing::kPerHost}),
+        frozen(store, kUnits, kRows, kColumns) {}
 
-  void publish(ParameterId id, int unit, int64_t count, int generation) {
-    std::vector<float> values;
-    for (int64_t i = 0; store.is_publisher(id) && i < count; ++i)
-      values.push_back(value_of(unit, i, generation));
-    store.publish(id, std::as_bytes(std::span(values)));
-  }
-
-  void expect_values(int table_generation) {
+  void expect_values(int generation) {
     for (int u = 0; u < kUnits; ++u) {
-      const auto index = static_cast<size_t>(u);
-      const UnitLease lease = store.acquire(units[index], Pass::kForward);
-      const auto table = store.value(tables[index]).span<const float>();
-      for (size_t i = 0; i < table.size(); ++i)
-        ASSERT_EQ(table[i], value_of(u, static_cast<int64_t>(i), table_generation)) << u;
-      const auto bias = store.value(biases[index]).span<const float>();
-      for (size_t i = 0; i < bias.size(); ++i)
-        ASSERT_EQ(bias[i], value_of(u, static_cast<int64_t>(i), 0)) << u;
+      const UnitLease lease = store.acquire(frozen.units[static_cast<size_t>(u)], Pass::kForward);
+      frozen.expect_values(u, generation);
     }
-    const std::vector<int32_t> rows = {49, 0, 7, 7};
-    std::vector<float> fetched(rows.size() * kColumns);
-    const RowFetch fetch{tables[1], rows, std::as_writable_bytes(std::span(fetched))};
-    store.fetch_rows({&fetch, 1});
-    for (size_t i = 0; i < fetched.size(); ++i) {
-      const auto row = static_cast<int64_t>(rows[i / kColumns]);
-      ASSERT_EQ(fetched[i],
-                value_of(1, row * kColumns + static_cast<int64_t>(i % kColumns), table_generation));
-    }
+    frozen.expect_rows(generation);
   }
 
   ShardedParameterStore store;
-  std::vector<UnitId> units;
-  std::vector<ParameterId> tables, biases;
+  FrozenUnits frozen;
 };
 
 TEST(HostResidency, EveryRankOfEveryHostReadsWhatWasPublishedLast) {
@@ -95,9 +52,7 @@ TEST(HostResidency, EveryRankOfEveryHostReadsWhatWasPublishedLast) {
             SharedUnits shared(comm);
             shared.expect_values(0);
             for (int generation = 1; generation <= 3; ++generation) {
-              for (int u = 0; u < kUnits; ++u)
-                shared.publish(shared.tables[static_cast<size_t>(u)], u, kRows * kColumns,
-                               generation);
+              shared.frozen.publish_tables(generation);
               shared.expect_values(generation);
             }
           },
@@ -113,9 +68,9 @@ TEST(HostResidency, RanksOfAHostReadTheSameMemoryAndOtherHostsOtherMemory) {
       kRanks,
       [&](Communicator& comm) {
         SharedUnits shared(comm);
-        const UnitLease lease = shared.store.acquire(shared.units[0], Pass::kForward);
+        const UnitLease lease = shared.store.acquire(shared.frozen.units[0], Pass::kForward);
         const auto address =
-            reinterpret_cast<uintptr_t>(shared.store.value(shared.tables[0]).raw());
+            reinterpret_cast<uintptr_t>(shared.store.value(shared.frozen.tables[0]).raw());
         std::ifstream maps("/proc/self/maps");
         for (std::string line; std::getline(maps, line);) {
           std::istringstream words(line);
@@ -145,9 +100,9 @@ TEST(HostResidency, AStrayWriteFaults) {
   SharedUnits shared(*comm);
   EXPECT_EXIT(
       {
-        const UnitLease lease = shared.store.acquire(shared.units[0], Pass::kForward);
+        const UnitLease lease = shared.store.acquire(shared.frozen.units[0], Pass::kForward);
         std::signal(SIGSEGV, SIG_DFL);
-        shared.store.value(shared.tables[0]).data<float>()[3] = 1.0f;
+        shared.store.value(shared.frozen.tables[0]).data<float>()[3] = 1.0f;
       },
       ::testing::KilledBySignal(SIGSEGV), "");
 }

@@ -1,0 +1,73 @@
+"""What the benchmark scripts share: the machine, an idle one, and sections of pages in docs/."""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MAX_LOAD = 0.3
+
+
+def cpu():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "an unknown processor"
+
+
+def commit():
+    """Of the tree the script stands in; with -dirty when it differs from it."""
+    return subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
+                          capture_output=True, text=True).stdout.strip()
+
+
+def refuse_busy_machine():
+    load = os.getloadavg()[0]
+    if load > MAX_LOAD:
+        sys.exit(f"The load is {load:.2f}, above {MAX_LOAD}: figures would mean nothing. Wait until "
+                 "the machine is idle.")
+
+
+def spread(values, digits=2, scale=1.0):
+    """Median (smallest-largest)."""
+    return (f"{statistics.median(values) / scale:.{digits}f} "
+            f"({min(values) / scale:.{digits}f}-{max(values) / scale:.{digits}f})")
+
+
+def write_section(page, begin, end, text):
+    """Replaces what stands between two marks of a page of docs/."""
+    path = ROOT / "docs" / page
+    head, rest = path.read_text().split(begin, 1)
+    path.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}")
+    print(f"written to {path}")
+
+
+def train(config, work, ranks=1, program=None):
+    """Runs launch/run train with a configuration whose output_dir is WORK/run, from the beginning.
+    The program's JSON result and the lines of its metrics."""
+    subprocess.run(["rm", "-rf", str(work / "run")], check=True)
+    command = [str(ROOT / "launch/run"), "-n", str(ranks), "train", str(config), "--resume",
+               "never", "--json"]
+    environment = dict(os.environ, **({"SHARDTUNE_BINARY": str(program)} if program else {}))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}: code {done.returncode}\n{done.stderr}")
+    lines = (work / "run/metrics.jsonl").read_text().splitlines()
+    subprocess.run(["rm", "-rf", str(work / "run")], check=True)
+    return json.loads(done.stdout), [json.loads(line) for line in lines]
+
+
+def fio(folder, mib):
+    """Bytes per second of one write and one read of a laid out file, with O_DIRECT."""
+    path = pathlib.Path(folder) / "fio.bin"
+    speeds = {}
+    for kind in ("write", "write", "read"):  # the first write lays the file out
+        out = subprocess.run(
+            ["fio", "--name=x", f"--filename={path}", f"--rw={kind}", f"--size={mib}m", "--bs=1m",
+             "--ioengine=io_uring", "--fixedbufs=1", "--direct=1", "--iodepth=32",
+             "--output-format=json"], check=True, capture_output=True, text=True).stdout
+        speeds[kind] = json.loads(out[out.index("{"):])["jobs"][0][kind]["bw_bytes"]
+    path.unlink()
+    return speeds
