@@ -236,8 +236,9 @@ def document(arguments, rows, counts, results):
               f"one network interface, {LATENCY * 1e6:.0f} microseconds a message between hosts; "
               "inside a host the measured cost of 8 ranks on 2 cores, which is too slow for a host "
               "that has a core for each. Efficiency is compute time by step time. \"Direct\" "
-              "exchanges move every message by itself, as the engine did when this was written; "
-              "\"once\" brings each gathered unit into a host once.", "",
+              "exchanges move every message by itself, as the engine did before "
+              "Communicator::all_gather_blocks; \"once\" brings each gathered unit into a host "
+              "once, as it does now.", "",
               "![efficiency](scaling.svg)", "",
               "| stage | Gbit/s | gathers | " + " | ".join(f"{n} ranks" for n in counts) + " |",
               "|---|---|---|" + "---|" * len(counts)]
