@@ -34,10 +34,11 @@ function(shardtune_add_library)
   target_link_libraries(shardtune_${ARG_NAME} PRIVATE ${ARG_PRIVATE_LIBS})
 endfunction()
 
-# shardtune_add_test(NAME io_test SOURCES ... DEPS io core LABELS unit [LIBS ...])
-# One GoogleTest program; every test of it becomes a ctest case under the labels.
+# shardtune_add_test(NAME io_test SOURCES ... DEPS io core LABELS unit [LIBS ...] [SERIAL])
+# One GoogleTest program; every test of it becomes a ctest case under the labels. SERIAL: no other
+# test runs beside one of them.
 function(shardtune_add_test)
-  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS;LIBS" ${ARGN})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
@@ -50,5 +51,5 @@ function(shardtune_add_test)
   endforeach()
   include(GoogleTest)
   gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${ARG_SERIAL})
 endfunction()
