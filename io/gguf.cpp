@@ -32,8 +32,8 @@ class MappedGguf final : public GgufFile {
                     float* out) const override {
     const GgufType* type = find_gguf_type(tensor.dtype);
     if (type == nullptr || type->decode == nullptr)
-      throw UnsupportedError(describe(tensor) + ": expected one of F32, F16, BF16, Q8_0, Q4_1, " +
-                             "found " + tensor.dtype +
+      throw UnsupportedError(describe(tensor) + ": expected one of " + decodable_gguf_types() +
+                             "; found " + tensor.dtype +
                              ", which has no decoder here yet (docs/status.md). Convert the model "
                              "with llama.cpp's llama-quantize, for example to Q8_0.");
     check_element_range(tensor, begin, end, type->block_size);

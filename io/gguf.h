@@ -38,7 +38,7 @@ class GgufFile : public TensorSource {
 };
 
 /// Errors  MissingInputError: no file; DataError: damaged (message with byte offset)
-/// Decoders: F32, F16, BF16, Q8_0, Q4_1; other types open but read_float32 refuses them.
+/// Decoders: those of decodable_gguf_types(); other types open but read_float32 refuses them.
 std::unique_ptr<GgufFile> open_gguf(const fs::path& path);
 
 }  // namespace shardtune::io

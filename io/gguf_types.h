@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace shardtune::io {
@@ -20,5 +21,7 @@ struct GgufType {
 /// nullptr for an unknown id or name.
 const GgufType* find_gguf_type(uint32_t id);
 const GgufType* find_gguf_type(std::string_view name);
+/// "F32, F16, ...", the types with a decoder, for messages.
+std::string decodable_gguf_types();
 
 }  // namespace shardtune::io

@@ -150,6 +150,10 @@ std::vector<Seed> tensor_seeds() {
       {"larger than the file", one({17}, 0, 0), "byte 49: \"w\": expected 68 bytes"},
       {"much larger", one({uint64_t{1} << 40}, 0, 0),
        "byte 49: \"w\": expected 4398046511104 bytes"},
+      {"row of half a super-block", one({384}, 12, 0, 288),
+       "byte 45: \"w\": expected rows of whole Q4_K blocks of 256 elements, found rows of 384"},
+      {"rows of half super-blocks", one({128, 2}, 14, 0, 210),
+       "byte 53: \"w\": expected rows of whole Q6_K blocks of 256"},
       {"Q6_K by one block", one({256}, 14, 0, 209), "byte 49: \"w\": expected 210 bytes"},
       {"no data at all", GgufBytes().header(1, 0).tensor("w", {4}, 0, 0).bytes, "byte 49: \"w\""},
       {"name length", GgufBytes().header(1, 0).u64(65).data(128).bytes, "byte 24: tensor name"},
@@ -265,7 +269,8 @@ TEST(Gguf, DecodersGiveTheBitsOfTheReferencePackage) {
   const auto file = open_gguf(kGolden / "tiny.gguf");
   const std::string golden = read_bytes(kGolden / "tiny.gguf.f32");
   size_t at = 0;
-  for (const char* name : {"f32", "f16", "bf16", "q8_0", "q4_1"}) {
+  for (const char* name : {"f32", "f16", "bf16", "q8_0", "q4_1", "q4_0", "q5_0", "q5_1", "q2_k",
+                           "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl"}) {
     SCOPED_TRACE(name);
     const TensorInfo* tensor = file->find(name);
     ASSERT_NE(tensor, nullptr);
@@ -299,12 +304,12 @@ TEST(Gguf, PartsOfATensorAreTheTensor) {
 TEST(Gguf, TypesWithoutDecoderOpenButDoNotDecode) {
   const auto file = open_gguf(kGolden / "tiny.gguf");
   float value = 0;
-  const std::string message =
-      message_of<UnsupportedError>([&] { file->read_float32(*file->find("q5_0"), 0, 32, &value); });
-  EXPECT_HAS(message, "tiny.gguf: q5_0: ");
-  EXPECT_HAS(message, "found Q5_0");
+  const std::string message = message_of<UnsupportedError>(
+      [&] { file->read_float32(*file->find("tq1_0"), 0, 256, &value); });
+  EXPECT_HAS(message, "tiny.gguf: tq1_0: expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ");
+  EXPECT_HAS(message, "found TQ1_0");
   EXPECT_HAS(message, "docs/status.md");
-  EXPECT_EQ(file->bytes(*file->find("q5_0")).size(), 4u * 22);
+  EXPECT_EQ(file->bytes(*file->find("tq1_0")).size(), 2u * 54);
 }
 
 TEST(Gguf, AFileChangedDuringTheRunIsAnError) {

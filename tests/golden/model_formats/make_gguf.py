@@ -1,6 +1,7 @@
 """Writes tiny.gguf and tiny.gguf.f32 with the gguf package (0.19.0): one tensor of every decoder.
 
-The second file holds the float32 values of gguf.quants.dequantize, tensor after tensor.
+The second file holds the float32 values of gguf.quants.dequantize, tensor after tensor. The package
+cannot quantise to the K types and IQ4_NL: their blocks are random bytes with finite scales.
 Run: python make_gguf.py
 """
 import numpy as np
@@ -38,8 +39,27 @@ for name, kind, shape in [
         raw = x.astype(np.float16)
     writer.add_tensor(name, raw, raw_dtype=kind)
     expected.append(dequantize(raw, kind).astype(np.float32).ravel())
-q6 = quantize(rng.standard_normal((2, 64)).astype(np.float32), types.Q5_0)
-writer.add_tensor("q5_0", q6, raw_dtype=types.Q5_0)
+for name in ["Q4_0", "Q5_0", "Q5_1"]:
+    x = (rng.standard_normal((2, 64)) * 3).astype(np.float32)
+    x[1, 32:] = 0
+    raw = quantize(x, types[name])
+    writer.add_tensor(name.lower(), raw, raw_dtype=types[name])
+    expected.append(dequantize(raw, types[name]).ravel())
+# Where the F16 scales of a block stand.
+for name, scales in [("Q2_K", (80, 82)), ("Q3_K", (108,)), ("Q4_K", (0, 2)), ("Q5_K", (0, 2)),
+                     ("Q6_K", (208,)), ("IQ4_NL", (0,))]:
+    kind = types[name]
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = rng.integers(0, 256, (2, 2, size), dtype=np.uint8)
+    for at in scales:
+        d = (rng.standard_normal((2, 2, 1)) * 0.1).astype(np.float16)
+        d[1, 1] = 6e-8  # a subnormal
+        raw[:, :, at : at + 2] = d.view(np.uint8)
+    raw = raw.reshape(2, 2 * size)
+    writer.add_tensor(name.lower(), raw, raw_dtype=kind)
+    expected.append(dequantize(raw, kind).ravel())
+undecoded = quantize(rng.standard_normal((2, 256)).astype(np.float32), types.TQ1_0)
+writer.add_tensor("tq1_0", undecoded, raw_dtype=types.TQ1_0)
 
 writer.write_header_to_file()
 writer.write_kv_data_to_file()
