@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "core/activity.h"
 #include "core/dry_run.h"
 #include "kernels/norm.h"
 
@@ -223,6 +224,7 @@ void attention_go_back(const AttentionInputs& inputs, const kernels::AttentionFo
 
 Variable attention(Tape& tape, const AttentionInputs& inputs,
                    const kernels::AttentionShape& shape) {
+  const ActivityScope activity(Activity::kAttention);
   kernels::AttentionForward args = attention_args(inputs, shape);
   Tensor out(args.q.shape(), args.q.dtype());
   auto lse = std::make_shared<Tensor>(Shape{args.q.dim(0), shape.num_heads}, DType::kFloat32);

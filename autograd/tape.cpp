@@ -199,6 +199,7 @@ void Tape::run_records() {
         continue;
       gradient = std::move(record.output->grad);
     }
+    const ActivityScope activity(record.activity);
     record.run(gradient);
   }
 }

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/activity.h"
 #include "core/parameter_store.h"
 #include "core/tensor.h"
 #include "kernels/gemm.h"
@@ -118,7 +119,8 @@ class Tape {
   /// that no record saved: results of products, which their own backward does not need.
   Variable result_in_place(const Variable& changed, std::initializer_list<Variable> inputs);
   /// Records the way back of an operation. `backward` gets the gradient of `output`, which it may
-  /// move from; it runs once, and not at all when no gradient arrived.
+  /// move from; it runs once, and not at all when no gradient arrived. Its time counts for the
+  /// activity of the caller (core/activity.h).
   void record(const Variable& output, std::function<void(Tensor& doutput)> backward);
 
   /// Keeps something alive until the tape dies: tables that records point into.
@@ -140,6 +142,7 @@ class Tape {
   struct Record {
     std::shared_ptr<GradRef::State> output;  // null: a boundary, always run
     std::function<void(Tensor&)> run;
+    Activity activity = ActivityScope::current();
   };
   Tape(Tape& parent, Recording recording, Pass pass);
   Tape& root() { return parent_ == nullptr ? *this : parent_->root(); }

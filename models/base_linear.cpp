@@ -1,5 +1,6 @@
 #include "models/base_linear.h"
 
+#include "core/activity.h"
 #include "kernels/elementwise.h"
 
 namespace shardtune::models {
@@ -11,6 +12,7 @@ BaseLinear::BaseLinear(std::string path, int index, std::unique_ptr<quant::Froze
 std::string BaseLinear::leaf_name() const { return path_.substr(path_.rfind('.') + 1); }
 
 Variable BaseLinear::forward(Tape& tape, const Variable& x, DType dtype) const {
+  const ActivityScope activity(Activity::kLinears);
   Tensor y(Shape{x.dim(0), out_features()}, dtype);
   weight_->matmul(x.value(), y, autograd::Accumulate::kNo);
   if (bias_ != kNoParameter)

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/activity.h"
 #include "core/dry_run.h"
 #include "core/parallel_for.h"
 #include "kernels/cross_entropy.h"
@@ -213,6 +214,7 @@ HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Varia
                             std::span<const int32_t> labels, float scale, HeadWalk walk) {
   SHARDTUNE_ASSERT(static_cast<int64_t>(labels.size()) <= hidden.dim(0));
   const PurposeScope purpose(Purpose::kHead);
+  const ActivityScope activity(Activity::kHead);
   const std::vector<int64_t> rows = trained_rows(labels);
   HeadLoss loss;
   loss.num_trained_tokens = static_cast<int64_t>(rows.size());

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "autograd/ops.h"
+#include "core/activity.h"
 #include "models/padded_batch.h"
 
 namespace shardtune::models {
@@ -286,6 +287,7 @@ Variable Llama::mlp_branch(Tape& tape, const Pass& pass, int index, const Variab
 }
 
 PrefixKv Llama::prefix_of(Tape& tape, const Pass& pass, int layer) const {
+  const ActivityScope activity(Activity::kAdapters);
   PrefixKv found;
   for (Hooks* hooks : pass.options.hooks) {
     PrefixKv prefix = hooks->prefix_kv(tape, pass.at(layer));
@@ -325,6 +327,7 @@ Variable Llama::attend(Tape& tape, const Pass& pass, int index, Variable q, Vari
   const LlamaLayer& layer = layers_[index];
   for (Hooks* hooks : pass.options.hooks) {
     if (hooks->changes_attention()) {
+      const ActivityScope activity(Activity::kAdapters);
       output = hooks->after_attention_scores(
           tape, {q, output, layer.k.get(), layer.v.get(), layer.o.get()}, pass.at(index));
     }
@@ -344,6 +347,7 @@ Variable Llama::apply(Tape& tape, const Pass& pass, int layer, const BaseLinear&
     if (!(*hooks)->wraps(linear))
       continue;
     next = [&tape, &linear, &context, hooks = *hooks, inner = next](const Variable& input) {
+      const ActivityScope activity(Activity::kAdapters);
       return hooks->on_linear(tape, linear, input, context, inner);
     };
   }
@@ -351,6 +355,7 @@ Variable Llama::apply(Tape& tape, const Pass& pass, int layer, const BaseLinear&
 }
 
 Variable Llama::finish_branch(Tape& tape, const Pass& pass, int layer, BranchParts parts) const {
+  const ActivityScope activity(Activity::kAdapters);
   for (Hooks* hooks : pass.options.hooks) {
     if (hooks->changes_branches())
       parts.output = hooks->after_branch(tape, parts, pass.at(layer));

@@ -122,7 +122,10 @@ void Communicator::do_all_gather_blocks(std::span<const Block>, std::span<const 
 }
 
 void Communicator::agree(const CarriedPayload& payload) {
-  do_agree(current_, payload, calls_);
+  {
+    const ActivityScope waiting(activity_of_call(Activity::kIdle));
+    do_agree(current_, payload, calls_);
+  }
   for (size_t other = 1; other < calls_.size(); ++other) {
     if (same_call(calls_[0], calls_[other]))
       continue;

@@ -17,6 +17,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/activity.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "parallel/traffic.h"
@@ -199,17 +200,22 @@ class Communicator {
  private:
   static constexpr size_t kRingSize = 64;
 
-  /// The time of one call.
+  /// The time of one call. Inside a wait for units it counts for that.
   class Running {
    public:
-    explicit Running(Communicator& comm) : comm_(comm) {}
+    explicit Running(Communicator& comm)
+        : comm_(comm), activity_(activity_of_call(Activity::kCommunication)) {}
     Running(const Running&) = delete;
     Running& operator=(const Running&) = delete;
     ~Running() { comm_.on_call_ended(); }
 
    private:
     Communicator& comm_;
+    ActivityScope activity_;
   };
+  static Activity activity_of_call(Activity activity) {
+    return ActivityScope::current() == Activity::kUnits ? Activity::kUnits : activity;
+  }
   /// Numbers and remembers a call, fills in what every call carries.
   [[nodiscard]] Running begin_call(CallHeader call);
   /// Compares the running call over ranks; calls_ holds the headers of all ranks then.

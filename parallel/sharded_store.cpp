@@ -396,7 +396,9 @@ int64_t ShardedParameterStore::num_trainable_elements() const {
   return total;
 }
 
-WalkTimes ShardedParameterStore::walk_times() const { return state_->walk.times(); }
+double ShardedParameterStore::background_cpu_seconds() const {
+  return state_->residency->background_cpu_seconds();
+}
 
 StoreMemory ShardedParameterStore::memory() const {
   const ResidencyMemory held = state_->residency->memory();

@@ -131,7 +131,9 @@ class ShardedParameterStore : public ParameterStore {
   int64_t num_trainable_elements() const;
   ZeroStage stage() const { return stage_; }
   StoreMemory memory() const;
-  WalkTimes walk_times() const;
+  /// Processor time so far of the thread that brings units ahead. Waiting for units is timed as
+  /// Activity::kUnits of the thread that waits.
+  double background_cpu_seconds() const;
   /// What steps moved so far; between walks.
   StoreTraffic traffic() const;
 

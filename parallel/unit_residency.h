@@ -37,12 +37,6 @@ struct FrozenStorage {
   BaseSharing sharing = BaseSharing::kNone;
 };
 
-/// Since the start.
-struct WalkTimes {
-  double waited_seconds = 0.0;          // of the thread that works with units, for units and rows
-  double background_cpu_seconds = 0.0;  // processor time of the thread that brings units ahead
-};
-
 struct ResidencyMemory {
   int64_t base_bytes = 0;    // frozen bytes held between walks
   int64_t shared_bytes = 0;  // of them, held once for all ranks of this host
@@ -81,7 +75,7 @@ class UnitResidency {
   virtual void read(ParameterId id, std::span<float> values) = 0;
 
   virtual ResidencyMemory memory() const = 0;
-  /// WalkTimes::background_cpu_seconds.
+  /// Processor time so far of the thread that brings units ahead.
   virtual double background_cpu_seconds() { return 0.0; }
   /// What units and rows moved so far; not while a unit is under way.
   virtual StoreTraffic traffic() const { return {}; }

@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
+
+#include "core/activity.h"
 
 namespace shardtune::parallel {
 
@@ -64,14 +65,6 @@ void UnitWalk::leave_current() {
   current_.reset();
 }
 
-template <typename Bring>
-void UnitWalk::wait_for(const Bring& bring) {
-  const auto start = std::chrono::steady_clock::now();
-  bring();
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  waited_seconds_ += elapsed.count();
-}
-
 void UnitWalk::acquire(UnitId unit) {
   int64_t& leases = num_leases(unit);
   if (leases == 0 && unit != current_) {
@@ -79,7 +72,10 @@ void UnitWalk::acquire(UnitId unit) {
       expect(unit);
       leave_current();
     }
-    wait_for([&] { residency_.acquire(unit); });
+    {
+      const ActivityScope waiting(Activity::kUnits);
+      residency_.acquire(unit);
+    }
     if (open_) {
       current_ = unit;
       ++next_;
@@ -102,7 +98,10 @@ void UnitWalk::fetch_rows(std::span<const RowFetch> fetches) {
   }
   expect(kFetchRows);
   leave_current();
-  wait_for([&] { residency_.fetch_rows(fetches); });
+  {
+    const ActivityScope waiting(Activity::kUnits);
+    residency_.fetch_rows(fetches);
+  }
   ++next_;
   prefetch_next();
 }

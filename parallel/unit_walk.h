@@ -41,7 +41,6 @@ class UnitWalk {
     const auto index = static_cast<size_t>(unit);
     return index < num_leases_.size() && num_leases_[index] > 0;
   }
-  WalkTimes times() const { return {waited_seconds_, residency_.background_cpu_seconds()}; }
   /// ArgumentError naming `call` while a walk is open: other collectives would come in between.
   void require_closed(std::string_view call) const;
 
@@ -52,8 +51,6 @@ class UnitWalk {
   void leave_current();
   void prefetch_next();
   int64_t& num_leases(UnitId unit);
-  template <typename Bring>
-  void wait_for(const Bring& bring);
 
   const ParameterTable& table_;
   UnitResidency& residency_;
@@ -62,7 +59,6 @@ class UnitWalk {
   size_t next_ = 0;
   std::optional<UnitId> current_;  // the last unit entered; kept until the next, leased or not
   std::vector<int64_t> num_leases_;
-  double waited_seconds_ = 0.0;
 };
 
 }  // namespace shardtune::parallel

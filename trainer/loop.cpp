@@ -1,10 +1,12 @@
 #include "trainer/loop.h"
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "core/log.h"
 #include "trainer/evaluate.h"
+#include "trainer/limit.h"
 #include "trainer/memory.h"
 #include "trainer/progress.h"
 #include "trainer/step.h"
@@ -18,6 +20,14 @@ std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.9g", value);
   return text;
+}
+
+/// Of this rank since `before`.
+RankStep own_share(const ActivityTimes& before) {
+  RankStep share{peak_rss_bytes(), activity_times()};
+  for (size_t i = 0; i < share.times.size(); ++i)
+    share.times[i] -= before[i];
+  return share;
 }
 
 }  // namespace
@@ -38,18 +48,20 @@ void Loop::run(const std::function<int()>& signal) {
   int64_t tokens = 0;
   double seconds = 0.0;
   stop_if_asked(first_step_, signal);
+  if (first_step_ < job_.last_step)
+    compute_rate_ = measure_compute_rate(job_, first_step_);
   for (int64_t done = first_step_ + 1; done <= job_.last_step; ++done) {
     const StepTraffic before = traffic();
-    const StepResult step = run_step(done - 1);
+    StepMetrics step = run_step(done - 1);
     // Of the step with the most micro-batches, which is what a plan predicts.
-    if (step.num_micro_batches > most_micro_batches_) {
-      most_micro_batches_ = step.num_micro_batches;
+    if (step.result.num_micro_batches > most_micro_batches_) {
+      most_micro_batches_ = step.result.num_micro_batches;
       result_.step_traffic = traffic() - before;
     }
-    tokens += step.num_tokens;
-    seconds += times_.seconds;
+    tokens += step.result.num_tokens;
+    seconds += step.seconds;
     result_.steps = done;
-    result_.final_loss = step.loss;
+    result_.final_loss = step.result.loss;
     result_.tokens_per_second = static_cast<double>(tokens) / seconds;
 
     const bool is_last = done == job_.total_steps;
@@ -61,14 +73,16 @@ void Loop::run(const std::function<int()>& signal) {
       try {
         evaluate();
       } catch (const UnreadableBase& error) {
-        log(done, step, false);
+        log(step);
         save_and_end(done, error);
       }
+      step.eval_loss = result_.eval_loss;
     }
     if (evaluated || is_last || is_due(done, job_.config.logging.logging_steps)) {
-      log(done, step, evaluated);
+      log(step);
       if (job_.comm.rank() == 0)
-        progress.show({done, step.loss, step.learning_rate, result_.tokens_per_second});
+        progress.show({done, step.result.loss, step.result.learning_rate, result_.tokens_per_second,
+                       step.limit_fraction});
     }
     if (done == job_.last_step || is_due(done, job_.config.checkpoint.save_steps)) {
       progress.clear();
@@ -87,16 +101,19 @@ StepTraffic Loop::traffic() const {
   return {job_.store->traffic(), job_.states->read_bytes(), job_.states->written_bytes()};
 }
 
-StepResult Loop::run_step(int64_t step) {
+StepMetrics Loop::run_step(int64_t step) {
   try {
-    const auto start = std::chrono::steady_clock::now();
-    const parallel::WalkTimes before = job_.store->walk_times();
-    const StepResult result = train_step(job_, step);
-    const parallel::WalkTimes after = job_.store->walk_times();
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    times_ = {elapsed.count(), after.waited_seconds - before.waited_seconds,
-              after.background_cpu_seconds - before.background_cpu_seconds};
-    return result;
+    const double prefetch_before = job_.store->background_cpu_seconds();
+    const ActivityTimes before = activity_times();
+    StepMetrics metrics;
+    metrics.step = step + 1;
+    metrics.result = train_step(job_, step);
+    metrics.ranks = {own_share(before)};
+    const ActivityTimes& times = metrics.ranks[0].times;
+    metrics.seconds = std::accumulate(times.begin(), times.end(), 0.0);
+    metrics.prefetch_cpu_seconds = job_.store->background_cpu_seconds() - prefetch_before;
+    metrics.limit_fraction = metrics.result.flops.sum() / (compute_rate_ * metrics.seconds);
+    return metrics;
   } catch (const UnreadableBase& error) {
     save_and_end(step, error);
   }
@@ -125,25 +142,14 @@ void Loop::evaluate() {
            " tokens of " + std::to_string(loss.num_samples) + " samples");
 }
 
-void Loop::log(int64_t step, const StepResult& result, bool evaluated) {
-  const int64_t peak = job_.comm.all_reduce_max(peak_rss_bytes());
-  result_.peak_rss_bytes = peak;
+void Loop::log(StepMetrics metrics) {
+  metrics.ranks = job_.comm.all_gather_value(metrics.ranks[0]);
+  result_.peak_rss_bytes =
+      std::ranges::max(metrics.ranks, {}, &RankStep::peak_rss_bytes).peak_rss_bytes;
   if (job_.comm.rank() != 0)
     return;
-  std::string line = "{\"step\": " + std::to_string(step) + ", \"loss\": " + number(result.loss) +
-                     ", \"grad_norm\": " + number(result.grad_norm) +
-                     ", \"learning_rate\": " + number(result.learning_rate) +
-                     ", \"tokens\": " + std::to_string(result.num_tokens) +
-                     ", \"tokens_per_second\": " +
-                     number(static_cast<double>(result.num_tokens) / times_.seconds) +
-                     ", \"step_time_ms\": " + number(times_.seconds * 1e3) +
-                     ", \"unit_wait_ms\": " + number(times_.waited_seconds * 1e3) +
-                     ", \"prefetch_cpu_ms\": " + number(times_.prefetch_cpu_seconds * 1e3) +
-                     ", \"peak_rss_bytes\": " + std::to_string(peak) + ", \"limit_fraction\": null";
-  if (evaluated)
-    line += ", \"eval_loss\": " + number(result_.eval_loss);
   try {
-    folder_.append_metrics(line + "}");
+    folder_.append_metrics(metrics_line(metrics));
   } catch (const WriteError& error) {
     note_write_failure(error.what());
   }

@@ -7,6 +7,7 @@
 
 #include "trainer/checkpoint_saver.h"
 #include "trainer/job.h"
+#include "trainer/metrics.h"
 #include "trainer/run_folder.h"
 #include "trainer/step.h"
 #include "trainer/train.h"
@@ -32,11 +33,12 @@ class Loop {
 
  private:
   /// train_step(); without a base, saves what the steps before it made and ends. Collective.
-  StepResult run_step(int64_t step);
+  StepMetrics run_step(int64_t step);
   /// The state after `step` is whole, but the run cannot go on. Collective.
   [[noreturn]] void save_and_end(int64_t step, const UnreadableBase& error);
   StepTraffic traffic() const;
-  void log(int64_t step, const StepResult& result, bool evaluated);
+  /// A line of metrics.jsonl. Collective.
+  void log(StepMetrics metrics);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);
   void take_save(const std::optional<SaveResult>& result);
@@ -49,12 +51,7 @@ class Loop {
   int64_t saved_step_;  // newest step that a resume would find
   CheckpointSaver saver_;
   TrainResult result_;
-  /// Of the last step, on this rank.
-  struct {
-    double seconds = 0.0;
-    double waited_seconds = 0.0;        // for units: gathers, NVMe
-    double prefetch_cpu_seconds = 0.0;  // of the thread that brings them ahead
-  } times_;
+  double compute_rate_ = 0.0;  // of all ranks, see trainer/limit.h
   int64_t most_micro_batches_ = 0;
 };
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/activity.h"
+
 namespace shardtune::trainer {
 namespace {
 
@@ -85,11 +87,16 @@ std::string find_bad_samples(Job& job, const data::StepPlan& plan, const StepSca
   return "no sample alone, only their sum";
 }
 
+TokenBatch lay_out(const Job& job, const data::MicroBatchPlan& micro_batch) {
+  const ActivityScope activity(Activity::kData);
+  return data::collate(job.train_set.samples, micro_batch);
+}
+
 }  // namespace
 
 objectives::MicroBatchResult run_micro_batch(Job& job, const data::MicroBatchPlan& micro_batch,
                                              int64_t m, const StepScale& scale) {
-  const TokenBatch batch = data::collate(job.train_set.samples, micro_batch);
+  const TokenBatch batch = lay_out(job, micro_batch);
   models::ForwardOptions options = forward_options(job, scale.step);
   options.context.batch = &batch;
   job.store->begin_walk(job.objective->train_walk(*job.model));

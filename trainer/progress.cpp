@@ -35,11 +35,12 @@ void Progress::show(const ProgressPoint& point) {
   const double left =
       done > 0 ? elapsed.count() / done * static_cast<double>(last_step_ - point.step) : 0.0;
   char text[192];
-  std::snprintf(text, sizeof text,
-                "step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %.0f MiB  left %s",
-                static_cast<long long>(point.step), static_cast<long long>(last_step_), point.loss,
-                point.learning_rate, point.tokens_per_second,
-                static_cast<double>(peak_rss_bytes()) / (1 << 20), time_text(left).c_str());
+  std::snprintf(
+      text, sizeof text,
+      "step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %.0f%% of limit  %.0f MiB  left %s",
+      static_cast<long long>(point.step), static_cast<long long>(last_step_), point.loss,
+      point.learning_rate, point.tokens_per_second, point.limit_fraction * 100.0,
+      static_cast<double>(peak_rss_bytes()) / (1 << 20), time_text(left).c_str());
   if (!is_terminal_) {
     log_info(text);
     return;

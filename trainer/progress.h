@@ -11,6 +11,7 @@ struct ProgressPoint {
   double loss = 0.0;
   double learning_rate = 0.0;
   double tokens_per_second = 0.0;
+  double limit_fraction = 0.0;  // of this step, see trainer/limit.h
 };
 
 class Progress {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/activity.h"
 #include "optim/clip.h"
 #include "parallel/loss_sum.h"
 #include "trainer/collective.h"
@@ -11,6 +12,11 @@
 
 namespace shardtune::trainer {
 namespace {
+
+data::StepPlan plan_of_step(const Job& job, int64_t step) {
+  const ActivityScope activity(Activity::kData);
+  return job.plan->step(step);
+}
 
 /// Steps this rank's ranges. Offloaded states can fail on one rank alone: all ranks end then.
 void update_weights(Job& job, double learning_rate, int64_t step) {
@@ -55,7 +61,7 @@ void run_walk(Job& job, const std::function<void()>& body) {
 
 StepResult train_step(Job& job, int64_t step) {
   parallel::ShardedParameterStore& store = *job.store;
-  const data::StepPlan plan = job.plan->step(step);
+  const data::StepPlan plan = plan_of_step(job, step);
   const auto num_micro_batches = static_cast<int64_t>(plan.micro_batches.size());
 
   // Gradients and losses of all micro-batches; micro-batch m runs on rank m mod world_size.
@@ -78,6 +84,7 @@ StepResult train_step(Job& job, int64_t step) {
     });
     store.end_round();
   }
+  const ActivityScope activity(Activity::kOptimizer);
   store.finish_gradients();
   const parallel::LossTotal loss = losses.finish();
   const double grad_norm = std::sqrt(store.gradient_square_sum());
@@ -94,8 +101,13 @@ StepResult train_step(Job& job, int64_t step) {
   store.publish_updates();
   run_after_step_hooks(job, step);
   job.comm.note_progress({});
-  return {loss.mean(),      grad_norm, learning_rate, plan.num_tokens, plan.num_trained_tokens,
-          num_micro_batches};
+  return {loss.mean(),
+          grad_norm,
+          learning_rate,
+          plan.num_tokens,
+          plan.num_trained_tokens,
+          num_micro_batches,
+          step_flops(job, plan)};
 }
 
 void probe_longest_micro_batch(Job& job, int64_t first_step) {

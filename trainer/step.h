@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "trainer/job.h"
+#include "trainer/limit.h"
 
 namespace shardtune::trainer {
 
@@ -15,6 +16,7 @@ struct StepResult {
   int64_t num_tokens = 0;
   int64_t num_trained_tokens = 0;
   int64_t num_micro_batches = 0;
+  StepFlops flops;  // of all ranks
 };
 
 /// The base could not be read back from NVMe on some rank. Thrown on every rank: nothing was

@@ -58,7 +58,7 @@ def train(config, work):
     result, lines = common.train(config, work)
     counted = lines[WARM_UP:]
     return {"step": statistics.median(line["step_time_ms"] for line in counted),
-            "wait": statistics.median(line["unit_wait_ms"] for line in counted),
+            "wait": statistics.median(line["time_ms"]["units"] for line in counted),
             "peak": result["peak_rss_bytes"], "losses": [line["loss"] for line in lines]}
 
 

@@ -46,7 +46,7 @@ checkpoint: {{output_dir: "{work / 'run'}"}}
     counted = lines[WARM_UP:]
     return {"speed": statistics.median(x["tokens_per_second"] for x in counted),
             "gather": statistics.median(x["prefetch_cpu_ms"] / x["step_time_ms"] for x in counted),
-            "wait": statistics.median(x["unit_wait_ms"] / x["step_time_ms"] for x in counted),
+            "wait": statistics.median(x["time_ms"]["units"] / x["step_time_ms"] for x in counted),
             "losses": [x["loss"] for x in lines]}
 
 

@@ -37,7 +37,7 @@ int run(parallel::Communicator& comm, const char* path, int num_walks) {
   for (int i = -1; i < num_walks; ++i) {  // the first one warms up
     comm.barrier();
     const auto start = std::chrono::steady_clock::now();
-    const double before = job.store->walk_times().background_cpu_seconds;
+    const double before = job.store->background_cpu_seconds();
     const parallel::StoreTraffic before_traffic = job.store->traffic();
     trainer::replay_micro_batch(job);
     comm.barrier();
@@ -46,7 +46,7 @@ int run(parallel::Communicator& comm, const char* path, int num_walks) {
     if (i < 0)
       continue;
     seconds.push_back(elapsed.count());
-    cpu_seconds += job.store->walk_times().background_cpu_seconds - before;
+    cpu_seconds += job.store->background_cpu_seconds() - before;
   }
   std::ranges::sort(seconds);
   if (comm.rank() == 0)

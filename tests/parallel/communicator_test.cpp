@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <thread>
 
@@ -53,6 +54,28 @@ TEST_P(Communicators, MovesBytesBetweenAllRanks) {
     });
     EXPECT_EQ(num_ranks, world_size);
   }
+}
+
+TEST_P(Communicators, WaitingForALateRankIsIdleTime) {
+  run(2, [&](Communicator& comm) {
+    comm.barrier();
+    const ActivityTimes before = activity_times();
+    if (comm.rank() == 1)
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    comm.all_reduce_max(1);
+    const ActivityTimes after = activity_times();
+    const auto idle = static_cast<size_t>(Activity::kIdle);
+    if (comm.rank() == 0)
+      EXPECT_GE(after[idle] - before[idle], 0.025);
+    else
+      EXPECT_LT(after[idle] - before[idle], 0.025);
+    EXPECT_EQ(ActivityScope::current(), Activity::kOther);
+    // Inside a wait for units all of it counts for that.
+    const ActivityScope units(Activity::kUnits);
+    const ActivityTimes inside = activity_times();
+    comm.barrier();
+    EXPECT_EQ(activity_times()[idle], inside[idle]);
+  });
 }
 
 TEST_P(Communicators, ExchangeKeepsTheOrderOfAPair) {

@@ -57,12 +57,39 @@ TEST(Train, LearnsAndWritesTheRunDirectory) {
   ASSERT_EQ(metrics.size(), 10u);
   for (const char* key :
        {"step", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second", "step_time_ms",
-        "unit_wait_ms", "prefetch_cpu_ms", "peak_rss_bytes", "limit_fraction"})
+        "prefetch_cpu_ms", "peak_rss_bytes", "limit_fraction", "time_ms"})
     EXPECT_NE(metrics[0].find(key), nullptr) << key;
   EXPECT_EQ(metrics[0].find("step")->as_integer(), 3);
   EXPECT_LT(metrics.back().find("loss")->as_number(), 0.7 * metrics[0].find("loss")->as_number());
   EXPECT_EQ(metrics.back().find("eval_loss")->as_number(),
             io::parse_json(metrics.back().find("eval_loss")->dump(), "x").as_number());
+}
+
+double sum_of(const io::Json& times) {
+  double sum = 0.0;
+  for (const auto& [name, value] : times.as_object())
+    sum += value.as_number();
+  return sum;
+}
+
+TEST(Train, ToldTimesAddUpToTheStepAndTheLimitIsAFraction) {
+  const SmallRun small;
+  // Nine samples in micro-batches of two: of two ranks the second has less to do.
+  small.run(small.config("two", {"parallel.zero_optimization={stage: 3}"}), 2);
+  std::istringstream lines(read_text(small.path("two") / "metrics.jsonl"));
+  int num_lines = 0;
+  for (std::string text; std::getline(lines, text); ++num_lines) {
+    const io::Json line = io::parse_json(text, "metrics.jsonl");
+    const io::Json& times = *line.find("time_ms");
+    EXPECT_NEAR(sum_of(times), line.find("step_time_ms")->as_number(), 0.01) << text;
+    for (const char* name : {"linears", "attention", "head", "adapters", "other", "optimizer",
+                             "communication", "units", "data", "idle"})
+      EXPECT_GT(times.find(name)->as_number(), 0.0) << name << text;
+    EXPECT_EQ(line.find("rank_time_ms")->find("idle")->as_array().size(), 2u);
+    EXPECT_GT(line.find("limit_fraction")->as_number(), 0.0);
+    EXPECT_LT(line.find("limit_fraction")->as_number(), 1.0);
+  }
+  EXPECT_EQ(num_lines, 4);
 }
 
 // The promise of the project on ranks that are threads; matrix_test.cpp has the whole table.

@@ -1,0 +1,37 @@
+// One line of metrics.jsonl.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/activity.h"
+#include "trainer/step.h"
+
+namespace shardtune::trainer {
+
+/// Of one rank in one step.
+struct RankStep {
+  int64_t peak_rss_bytes = 0;
+  ActivityTimes times{};  // seconds; their sum is the step's
+};
+
+struct StepMetrics {
+  int64_t step = 0;  // counted from 1
+  StepResult result;
+  double seconds = 0.0;
+  double prefetch_cpu_seconds = 0.0;  // of the thread that brings units ahead, on rank 0
+  double limit_fraction = 0.0;        // see trainer/limit.h
+  std::vector<RankStep> ranks;
+  std::optional<double> eval_loss;
+};
+
+/// Ranks listed one by one in rank_time_ms; of more ranks the smallest and largest times stand in
+/// time_ms_min and time_ms_max. time_ms is rank 0's.
+inline constexpr size_t kMaxListedRanks = 64;
+
+/// Without the line's end.
+std::string metrics_line(const StepMetrics& metrics);
+
+}  // namespace shardtune::trainer
