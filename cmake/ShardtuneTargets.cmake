@@ -34,6 +34,26 @@ function(shardtune_add_library)
   target_link_libraries(shardtune_${ARG_NAME} PRIVATE ${ARG_PRIVATE_LIBS})
 endfunction()
 
+# shardtune_machine_sources(OUT name ...): the sources built for more than the baseline, which run-time
+# dispatch keeps off other machines: name_avx512bf16.cpp on x86-64, elsewhere name_no_bf16.cpp.
+function(shardtune_machine_sources OUT)
+  set(sources)
+  foreach(name IN LISTS ARGN)
+    if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+      list(APPEND sources ${name}_no_bf16.cpp)
+      continue()
+    endif()
+    list(APPEND sources ${name}_avx512bf16.cpp)
+    set(flags -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma)
+    # GCC 12's own intrinsics header reads an undefined vector on purpose.
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      list(APPEND flags -Wno-maybe-uninitialized -Wno-uninitialized)
+    endif()
+    set_source_files_properties(${name}_avx512bf16.cpp PROPERTIES COMPILE_OPTIONS "${flags}")
+  endforeach()
+  set(${OUT} ${sources} PARENT_SCOPE)
+endfunction()
+
 # shardtune_add_test(NAME io_test SOURCES ... DEPS io core LABELS unit [LIBS ...] [SERIAL])
 # One GoogleTest program; every test of it becomes a ctest case under the labels. SERIAL: no other
 # test runs beside one of them.

@@ -8,6 +8,7 @@
 #include "kernels/checks.h"
 #include "kernels/elementwise.h"
 #include "kernels/elementwise_cpu.h"
+#include "kernels/few_rows.h"
 #include "kernels/gemm_blocks.h"
 
 namespace shardtune::kernels {
@@ -151,6 +152,8 @@ void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const
     return;
   if (k == 0)
     return clear_or_keep(c, accumulate);
+  if (is_few_rows(m, n, k))
+    return few_rows_product({a, transpose_b, b, nullptr, c, accumulate, scale});
   const bool mixed = a.dtype() == DType::kFloat32 && c.dtype() == DType::kBFloat16;
   if (mixed || (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16()))
     return gemm_in_float32(a, b, transpose_b, c, accumulate, scale);

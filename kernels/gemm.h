@@ -20,17 +20,22 @@ enum class Transpose { kNo, kYes };
 void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const TensorView& c,
           Accumulate accumulate, float scale = 1.0f);
 
-/// Writes columns [begin, end) of op(b) to `panel`: [end - begin, K] for b^T, else [K, end -
-/// begin].
-using PanelSource = std::function<void(int64_t begin, int64_t end, const TensorView& panel)>;
+/// Part of a matrix as it is stored.
+struct Block {
+  int64_t first_row = 0, num_rows = 0;
+  int64_t first_column = 0, num_columns = 0;
+};
+/// Writes a block of b to `out` [num_rows, num_columns], on the calling thread; several threads
+/// call it at once.
+using BlockSource = std::function<void(const Block& block, const TensorView& out)>;
 
-/// c [M,N] (+)= a [M,K] * op(b), where b is made panel by panel, small enough for the last cache to
-/// keep, and is never whole in memory (a quantised weight). One panel after another; `b` may use
-/// all threads. K is at least 1.
-/// Dtypes  a f32 or bf16, panels the same; c f32 or bf16; sums in f32
-/// Exact   as gemm
+/// c [M,N] (+)= a [M,K] * op(b), where b is made block by block and is never whole in memory (a
+/// quantised weight): many rows of a take it in panels small enough for the last cache to keep, few
+/// in blocks that stay in the core's own. K is at least 1.
+/// Dtypes  a f32 or bf16, blocks the same; c f32 or bf16; sums in f32
+/// Exact   as gemm, and the bits of gemm with the whole b where that takes no more than one panel
 /// Errors  ArgumentError: shapes or dtypes that do not fit
-void gemm_by_panels(const TensorView& a, const PanelSource& b, Transpose transpose_b,
+void gemm_by_panels(const TensorView& a, const BlockSource& b, Transpose transpose_b,
                     const TensorView& c, Accumulate accumulate);
 
 /// out [M,N] = y [M,N] + scale * a [M,K] b [N,K]^T, added in f32 and rounded once: a small second

@@ -4,8 +4,10 @@
 #include <algorithm>
 
 #include "core/dry_run.h"
+#include "core/parallel_for.h"
 #include "kernels/checks.h"
 #include "kernels/elementwise.h"
+#include "kernels/few_rows.h"
 #include "kernels/gemm_blocks.h"
 
 namespace shardtune::kernels {
@@ -14,26 +16,36 @@ namespace {
 // Stays in the last cache between decoding and multiplying, and is large enough that waiting for
 // all threads twice costs nothing.
 constexpr int64_t kPanelBytes = 4 << 20;
-constexpr int64_t kColumnStep = 64;  // a block of NF4 is not cut
+constexpr int64_t kDecodeGrain = 1 << 14;  // values that a thread decodes at least
+constexpr int64_t kColumnStep = 64;        // a block of NF4 is not cut
 
 int64_t panel_columns(int64_t n, int64_t k, int64_t value_bytes) {
   const int64_t fitting = kPanelBytes / (k * value_bytes) / kColumnStep * kColumnStep;
   return std::min(n, std::max(fitting, kColumnStep));
 }
 
+// On all threads, whole rows each.
+void decode_panel(const BlockSource& b, const Block& panel, const TensorView& out) {
+  const int64_t grain = std::max<int64_t>(kDecodeGrain / panel.num_columns, 1);
+  parallel_for(panel.num_rows, grain, [&](int64_t begin, int64_t end) {
+    b({panel.first_row + begin, end - begin, panel.first_column, panel.num_columns},
+      out.rows(begin, end));
+  });
+}
+
 // Without bf16 instructions: the same values, multiplied in f32.
-void gemm_in_float32(const TensorView& a, const PanelSource& b, Transpose transpose_b,
+void gemm_in_float32(const TensorView& a, const BlockSource& b, Transpose transpose_b,
                      const TensorView& c, Accumulate accumulate) {
   const PurposeScope purpose(Purpose::kProducts);
   const bool is_narrow = a.dtype() == DType::kBFloat16;
   const Tensor a_f32 = is_narrow ? to_float32(a) : Tensor();
-  const PanelSource widened = [&b](int64_t begin, int64_t end, const TensorView& panel) {
-    const Tensor narrow(panel.shape(), DType::kBFloat16);
-    b(begin, end, narrow);
-    cast(narrow, panel);
+  const BlockSource widened = [&b](const Block& block, const TensorView& out) {
+    const Tensor narrow(out.shape(), DType::kBFloat16);
+    b(block, narrow);
+    cast(narrow, out);
   };
   const TensorView& a_view = is_narrow ? a_f32.view() : a;
-  const PanelSource& b_f32 = is_narrow ? widened : b;
+  const BlockSource& b_f32 = is_narrow ? widened : b;
   if (c.dtype() == DType::kFloat32)
     return gemm_by_panels(a_view, b_f32, transpose_b, c, accumulate);
   const Tensor sum(c.shape(), DType::kFloat32);
@@ -42,7 +54,7 @@ void gemm_in_float32(const TensorView& a, const PanelSource& b, Transpose transp
 }
 }  // namespace
 
-void gemm_by_panels(const TensorView& a, const PanelSource& b, Transpose transpose_b,
+void gemm_by_panels(const TensorView& a, const BlockSource& b, Transpose transpose_b,
                     const TensorView& c, Accumulate accumulate) {
   if (c.shape().ndim() != 2 || a.shape().ndim() != 2)
     fail_argument("gemm_by_panels", "a, c", c, "matrices");
@@ -53,6 +65,8 @@ void gemm_by_panels(const TensorView& a, const PanelSource& b, Transpose transpo
     fail_argument("gemm_by_panels", "a", a, "at least one column");
   if (m == 0 || n == 0)
     return;
+  if (is_few_rows(m, n, k))
+    return few_rows_product({a, transpose_b, {}, &b, c, accumulate, 1.0f});
   const bool mixed = a.dtype() == DType::kFloat32 && c.dtype() == DType::kBFloat16;
   if (mixed || (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16()))
     return gemm_in_float32(a, b, transpose_b, c, accumulate);
@@ -76,7 +90,9 @@ void gemm_by_panels(const TensorView& a, const PanelSource& b, Transpose transpo
     spec.output_dtype = c.dtype();
     spec.accumulate = accumulate;
     const Shape shape = transpose_b == Transpose::kYes ? Shape{spec.n, k} : Shape{k, spec.n};
-    b(begin, begin + spec.n, TensorView(memory.view().raw(), a.dtype(), shape));
+    const Block block =
+        transpose_b == Transpose::kYes ? Block{begin, spec.n, 0, k} : Block{0, k, begin, spec.n};
+    decode_panel(b, block, TensorView(memory.view().raw(), a.dtype(), shape));
     run_blocks(spec, a.raw(), memory.view().raw(),
                static_cast<std::byte*>(c.raw()) + begin * size_of(c.dtype()));
   }

@@ -38,8 +38,9 @@ class KvCache {
                       const TensorView& out) = 0;
 };
 
-/// Token counts are rounded up to this in training, so that products meet few distinct shapes.
-inline constexpr int64_t kTokenPadding = 64;
+/// The rows that a batch of so many tokens is padded to in training, so that products meet few
+/// distinct shapes: a multiple of 64, of 8 up to 64.
+int64_t padded_tokens(int64_t num_tokens);
 
 struct ForwardOptions {
   PassContext context;
@@ -60,7 +61,7 @@ class Model {
   virtual UnitId layer_unit(int layer) const = 0;
 
   /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache
-  /// T' is T rounded up to kTokenPadding: the rows past T are padding without meaning.
+  /// T' is padded_tokens(T): the rows past T are padding without meaning.
   virtual Variable forward(Tape& tape, const ForwardOptions& options) = 0;
   /// The units that forward() leases, in order, and kFetchRows where it fetches embedding rows. The
   /// backward pass leases the units in reverse.

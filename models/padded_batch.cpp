@@ -5,10 +5,14 @@
 
 namespace shardtune::models {
 
+int64_t padded_tokens(int64_t num_tokens) {
+  return round_up(num_tokens, num_tokens <= 64 ? 8 : 64);
+}
+
 std::shared_ptr<const TokenBatch> pad_batch(const TokenBatch& batch) {
   auto padded = std::make_shared<TokenBatch>(batch);
   const int64_t tokens = batch.num_tokens();
-  const int64_t target = round_up(tokens, kTokenPadding);
+  const int64_t target = padded_tokens(tokens);
   if (target == tokens)
     return padded;
   for (int64_t i = 0; i < target - tokens; ++i) {

@@ -1,4 +1,4 @@
-// A batch rounded up to kTokenPadding tokens: the padding is one more sample that nobody labels, so
+// A batch rounded up to padded_tokens(): the padding is one more sample that nobody labels, so
 // attention keeps it apart.
 #pragma once
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/parallel_for.h"
+#include "quant/decode_machine.h"
 #include "quant/int8_kernels.h"
 #include "quant/rounding.h"
 
@@ -71,10 +72,14 @@ std::optional<int64_t> int8_quantize_rows(std::span<const float> x, int64_t in_f
 
 void int8_dequantize_row(std::span<const int8_t> codes, float absmax, const TensorView& out) {
   const float scale = absmax / kLevels;
-  if (out.dtype() == DType::kBFloat16)
-    int8_decode(codes.data(), std::ssize(codes), scale, out.data<BFloat16>());
+  if (out.dtype() == DType::kFloat32)
+    return int8_decode(codes.data(), std::ssize(codes), scale, out.data<float>());
+  const DecodeFunctions* const machine = decode_functions();
+  if (machine != nullptr && (scale == 0.0f || scale > kLeastMachineFactor))
+    machine->int8(codes.data(), std::ssize(codes), scale,
+                  reinterpret_cast<uint16_t*>(out.data<BFloat16>()));
   else
-    int8_decode(codes.data(), std::ssize(codes), scale, out.data<float>());
+    int8_decode(codes.data(), std::ssize(codes), scale, out.data<BFloat16>());
 }
 
 }  // namespace shardtune::quant

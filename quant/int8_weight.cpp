@@ -27,11 +27,15 @@ class Int8Weight final : public QuantizedWeight {
   void load(const RowSource& rows) override;
 
  protected:
-  RowDecoder decoder() const override {
+  kernels::BlockSource decoder(int64_t first_row) const override {
     return [codes = store_->value(codes_).span<const int8_t>(),
-            absmax = store_->value(absmax_).span<const float>(), columns = in_features()](
-               int64_t row, int64_t begin, int64_t end, const TensorView& out) {
-      int8_dequantize_row(codes.subspan(row * columns + begin, end - begin), absmax[row], out);
+            absmax = store_->value(absmax_).span<const float>(), columns = in_features(),
+            first_row](const kernels::Block& block, const TensorView& out) {
+      for (int64_t i = 0; i < block.num_rows; ++i) {
+        const int64_t row = first_row + block.first_row + i;
+        int8_dequantize_row(codes.subspan(row * columns + block.first_column, block.num_columns),
+                            absmax[row], out.rows(i, i + 1));
+      }
     };
   }
 

@@ -1,12 +1,16 @@
-// Dequantising by byte shuffles: the 16 products table[code] * absmax of a block are made once, and
-// each byte of them is looked up for 16 codes at a time. pshufb is in the baseline, so one form
-// serves every machine and is far faster than memory.
+// Dequantising by shuffles: the machine's form (decode_machine.h) where there is one; else by
+// bytes, where the 16 products table[code] * absmax of a block are made once, and each byte of them
+// is looked up for 16 codes at a time. pshufb is in the baseline, so one form serves every machine
+// and is far faster than memory.
 #include <hwy/highway.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 
+#include "core/checked.h"
+#include "quant/decode_machine.h"
 #include "quant/double_quant.h"
 #include "quant/nf4.h"
 #include "quant/rounding.h"
@@ -104,32 +108,67 @@ void dequantize_in_block(const uint8_t* codes, const BlockTable<T>& table, int64
     *out++ = table.at(code_at(codes, i));
 }
 
+float absmax_at(const Nf4Absmax& source, int64_t block, const std::array<float, 256>& map) {
+  return source.absmax != nullptr
+             ? source.absmax[block]
+             : dequantize_absmax(source.codes[block],
+                                 source.nested_absmax[block / kNestedBlockSize], source.offset,
+                                 map);
+}
+
 template <typename T>
 void dequantize(const Nf4View& weight, int64_t begin, int64_t end, T* out) {
   const std::array<float, 256>& map = dynamic_map(DynamicMapKind::kSigned);
-  const Nf4Absmax& source = weight.absmax;
   int64_t i = begin;
   while (i < end) {
     const int64_t block = i / weight.block_size;
     const int64_t stop = std::min(end, (block + 1) * weight.block_size);
-    const float absmax =
-        source.absmax != nullptr
-            ? source.absmax[block]
-            : dequantize_absmax(source.codes[block], source.nested_absmax[block / kNestedBlockSize],
-                                source.offset, map);
-    dequantize_in_block(weight.codes, BlockTable<T>(absmax), i, stop, out);
+    dequantize_in_block(weight.codes, BlockTable<T>(absmax_at(weight.absmax, block, map)), i, stop,
+                        out);
     out += stop - i;
     i = stop;
   }
+}
+
+// The machine's form for whole blocks, the plain one for what stands before and after them.
+void dequantize_by_machine(const Nf4View& weight, int64_t begin, int64_t end, BFloat16* out,
+                           const DecodeFunctions& machine) {
+  constexpr int64_t kGroup = 64;
+  const std::array<float, 256>& map = dynamic_map(DynamicMapKind::kSigned);
+  const int64_t size = weight.block_size, last = end / size;
+  int64_t block = ceil_div(begin, size);
+  if (block >= last)
+    return dequantize(weight, begin, end, out);
+  BFloat16* const origin = out - begin;
+  dequantize(weight, begin, block * size, out);
+  while (block < last) {
+    const int64_t count = std::min(kGroup, last - block);
+    float absmax[kGroup];
+    bool normal = true;
+    for (int64_t b = 0; b < count; ++b) {
+      absmax[b] = absmax_at(weight.absmax, block + b, map);
+      normal &= absmax[b] == 0.0f || std::fabs(absmax[b]) > kLeastMachineFactor;
+    }
+    const int64_t first = block * size;
+    if (normal)
+      machine.nf4(weight.codes + first / 2, absmax, count, size, nf4_table().data(),
+                  reinterpret_cast<uint16_t*>(origin + first));
+    else
+      dequantize(weight, first, first + count * size, origin + first);
+    block += count;
+  }
+  dequantize(weight, last * size, end, origin + last * size);
 }
 }  // namespace
 
 void nf4_dequantize(const Nf4View& weight, int64_t begin, const TensorView& out) {
   const int64_t end = begin + out.numel();
-  if (out.dtype() == DType::kBFloat16)
-    dequantize(weight, begin, end, out.data<BFloat16>());
-  else
-    dequantize(weight, begin, end, out.data<float>());
+  if (out.dtype() == DType::kFloat32)
+    return dequantize(weight, begin, end, out.data<float>());
+  const DecodeFunctions* const machine = decode_functions();
+  if (machine != nullptr && weight.block_size % kMachineBlock == 0)
+    return dequantize_by_machine(weight, begin, end, out.data<BFloat16>(), *machine);
+  dequantize(weight, begin, end, out.data<BFloat16>());
 }
 
 }  // namespace shardtune::quant

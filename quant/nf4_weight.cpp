@@ -44,10 +44,12 @@ class Nf4Weight final : public QuantizedWeight {
   void load(const RowSource& rows) override;
 
  protected:
-  RowDecoder decoder() const override {
-    return [view = resolve(), columns = in_features()](int64_t row, int64_t begin, int64_t,
-                                                       const TensorView& out) {
-      nf4_dequantize(view, row * columns + begin, out);
+  kernels::BlockSource decoder(int64_t first_row) const override {
+    return [view = resolve(), columns = in_features(), first_row](const kernels::Block& block,
+                                                                  const TensorView& out) {
+      for (int64_t i = 0; i < block.num_rows; ++i)
+        nf4_dequantize(view, (first_row + block.first_row + i) * columns + block.first_column,
+                       out.rows(i, i + 1));
     };
   }
 

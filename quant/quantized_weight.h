@@ -18,18 +18,9 @@ class QuantizedWeight : public FrozenWeight {
  protected:
   explicit QuantizedWeight(Spec spec) : FrozenWeight(std::move(spec)) {}
 
-  /// Decodes values of the leased weight: out [end - begin] = W[row, begin:end], f32 or bf16, with
-  /// the bits of a decoded whole row. On the calling thread; many at once.
-  using RowDecoder =
-      std::function<void(int64_t row, int64_t begin, int64_t end, const TensorView& out)>;
-  virtual RowDecoder decoder() const = 0;
-
- private:
-  struct Range {
-    int64_t begin = 0;
-    int64_t end = 0;
-  };
-  void decode_block(Range rows, Range columns, const TensorView& out) const;
+  /// Decodes blocks of the leased weight, rows counted from first_row: out f32 or bf16, each value
+  /// with the bits that it has in a decoded whole row.
+  virtual kernels::BlockSource decoder(int64_t first_row) const = 0;
 };
 
 }  // namespace shardtune::quant

@@ -77,14 +77,12 @@ void check_onto(const Case& c, DType input, DType output) {
       describe(c, Transpose::kYes, input, output, Accumulate::kYes) + " onto");
 }
 
-PanelSource panels_of(const Tensor& b, Transpose transpose) {
-  return [&b, transpose](int64_t begin, int64_t end, const TensorView& panel) {
-    const int64_t columns = end - begin;
-    for (int64_t i = 0; i < panel.numel(); ++i) {
-      const int64_t from = transpose == Transpose::kYes
-                               ? begin * b.dim(1) + i
-                               : i / columns * b.dim(1) + begin + i % columns;
-      store_element(panel, i, load_element(b, from));
+BlockSource blocks_of(const Tensor& b) {
+  return [&b](const Block& block, const TensorView& out) {
+    for (int64_t i = 0; i < out.numel(); ++i) {
+      const int64_t row = block.first_row + i / block.num_columns;
+      const int64_t column = block.first_column + i % block.num_columns;
+      store_element(out, i, load_element(b, row * b.dim(1) + column));
     }
   };
 }
@@ -96,7 +94,7 @@ void check_panels(const Case& c, Transpose transpose, DType input, DType output,
   const Tensor start = random_tensor({c.m, c.n}, output, 3);
   const Tensor found = start.clone(), expected = start.clone();
   const Tensor magnitude(start.shape(), DType::kFloat32);
-  gemm_by_panels(a, panels_of(b, transpose), transpose, found, accumulate);
+  gemm_by_panels(a, blocks_of(b), transpose, found, accumulate);
   gemm(a, b, transpose, expected, accumulate);
   gemm_reference(absolute(a), absolute(b), transpose, magnitude, Accumulate::kNo, 1.0f);
   // Both are sums of k products in f32, in orders of their own, rounded once more.
@@ -131,8 +129,7 @@ TEST(GemmByPanels, SameBitsAtAnyThreadCount) {
       [&] {
         std::vector<Tensor> outputs;
         outputs.emplace_back(Shape{130, 1100}, DType::kFloat32);
-        gemm_by_panels(a, panels_of(b, Transpose::kYes), Transpose::kYes, outputs[0],
-                       Accumulate::kNo);
+        gemm_by_panels(a, blocks_of(b), Transpose::kYes, outputs[0], Accumulate::kNo);
         return outputs;
       },
       "gemm_by_panels");

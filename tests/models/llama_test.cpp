@@ -22,6 +22,14 @@ using testing::read_int32;
 using testing::read_tensor;
 using testing::SmallModel;
 
+TEST(PaddedTokens, AreFewDistinctCounts) {
+  EXPECT_EQ(padded_tokens(1), 8);
+  EXPECT_EQ(padded_tokens(16), 16);
+  EXPECT_EQ(padded_tokens(57), 64);
+  EXPECT_EQ(padded_tokens(65), 128);
+  EXPECT_EQ(padded_tokens(512), 512);
+}
+
 float largest(const std::vector<float>& values) {
   float result = 0.0f;
   for (const float value : values)

@@ -50,6 +50,22 @@ TEST(Int8, ZeroAndSubnormalRowsKeepTheirMeaning) {
   EXPECT_EQ(rows.absmax, (std::vector<float>{0.0f, 2 * tiny, 1e-37f}));
 }
 
+TEST(Int8, AnyRowDequantizesToTheDefinition) {
+  std::vector<int8_t> codes(77);
+  for (size_t i = 0; i < codes.size(); ++i)
+    codes[i] = static_cast<int8_t>(static_cast<int>(i * 71 % 255) - 127);
+  for (const float absmax : {0.0f, 1e-44f, 1e-38f, 1e-33f, 0.37f, 3e38f}) {
+    for (const size_t count : {size_t{1}, size_t{16}, size_t{31}, size_t{77}}) {
+      const Tensor out({static_cast<int64_t>(count)}, DType::kBFloat16);
+      int8_dequantize_row(std::span<const int8_t>(codes).first(count), absmax, out);
+      for (size_t i = 0; i < count; ++i)
+        ASSERT_EQ(out.data<BFloat16>()[i].bits,
+                  BFloat16(static_cast<float>(codes[i]) * (absmax / 127.0f)).bits)
+            << absmax << " at " << i;
+    }
+  }
+}
+
 TEST(Int8, RoundTripStaysWithinHalfAStep) {
   const std::vector<float> x = {3.0f, -1.234f, 0.011f, 2.99f, -3.0f};
   const Rows rows = quantize(x, 1);

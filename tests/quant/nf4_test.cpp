@@ -182,6 +182,23 @@ TEST(Nf4, AnyRangeDequantizesToTheDefinition) {
   }
 }
 
+// The machine's form takes denormal products for 0, so blocks that have any go the plain way.
+TEST(Nf4, BlocksOfTinyValuesDequantizeToTheDefinition) {
+  std::vector<uint8_t> codes(5 * 32);
+  for (size_t i = 0; i < codes.size(); ++i)
+    codes[i] = static_cast<uint8_t>(i * 37);
+  for (const float tiny : {0.0f, -0.0f, 1e-45f, 1e-40f, 1e-37f, -1e-37f, 2e-36f}) {
+    const std::vector<float> absmax = {1.0f, tiny, -0.5f, 3e38f, tiny};
+    const Tensor out({std::ssize(codes) * 2}, DType::kBFloat16);
+    nf4_dequantize({codes.data(), {.absmax = absmax.data()}, 64}, 0, out);
+    for (int64_t i = 0; i < out.numel(); ++i) {
+      const int code = i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
+      ASSERT_EQ(out.data<BFloat16>()[i].bits, BFloat16(nf4_table()[code] * absmax[i / 64]).bits)
+          << tiny << " at " << i;
+    }
+  }
+}
+
 TEST(Nf4, DoublyQuantizedAbsmaxIsRoundedTwice) {
   const std::vector<float> x = normal_values(64 * 600, 0.02f, 11);
   const Packed packed = quantize(x, 64);
