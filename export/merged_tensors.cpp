@@ -50,12 +50,12 @@ MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
     add(linear->path() + ".weight", linear);
     known.insert(linear->path() + ".weight");
   }
-  // Tables are cut into chunks and have no parameter of their own name; norms and biases have.
-  const bool is_tied = request.model.config().tie_word_embeddings;
-  for (const char* table : {"model.embed_tokens.weight", "lm_head.weight"}) {
-    known.insert(table);
-    if (!is_tied || std::string_view(table) != "lm_head.weight")
-      add(table, nullptr);
+  // Tables are cut into chunks and have no parameter of their own name; norms and biases have. A
+  // tied head's tensor, which some files hold too, is left out.
+  known.insert("lm_head.weight");
+  for (const models::VocabularyTable* table : request.model.tables()) {
+    known.insert(table->name());
+    add(table->name(), nullptr);
   }
   ParameterStore& store = request.model.store();
   for (int32_t i = 0; i < store.num_parameters(); ++i) {

@@ -1,7 +1,6 @@
 #include "inference/kv_cache.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -17,6 +16,14 @@ void copy_rows(const TensorView& from, const TensorView& to) {
   std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_bytes()));
 }
 
+// The rows of a cached sequence that its last token sees, when `length` of them are there.
+kernels::CachedSequence seen_rows(const SequenceKv& sequence, int layer, int64_t length,
+                                  int64_t window) {
+  const int64_t first = window > 0 ? std::max<int64_t>(0, length - window) : 0;
+  return {sequence.keys(layer, length).rows(first, length).raw(),
+          sequence.values(layer, length).rows(first, length).raw(), length - first};
+}
+
 }  // namespace
 
 KvLayout kv_layout(const models::Model& model) {
@@ -24,11 +31,8 @@ KvLayout kv_layout(const models::Model& model) {
   KvLayout layout;
   layout.num_layers = config.num_layers;
   layout.dtype = model.compute_dtype();
-  layout.attention.num_heads = config.num_heads;
-  layout.attention.num_kv_heads = config.num_kv_heads;
-  layout.attention.head_dim = config.head_dim;
-  layout.attention.scale =
-      static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
+  for (int layer = 0; layer < config.num_layers; ++layer)
+    layout.attention.push_back(model.attention_shape(layer));
   return layout;
 }
 
@@ -112,9 +116,12 @@ void BatchKvCache::attend_chunk(int layer, size_t sample, const TensorView& q,
   const SequenceKv& sequence = *sequences_[sample];
   const int64_t past = sequence.length();
   const int64_t end = past + q.dim(0);
+  const kernels::AttentionShape& shape = layout_.attention[static_cast<size_t>(layer)];
+  if (shape.window > 0 && shape.window < end && past > 0)
+    return attend_chunk_in_window(layer, sample, q, out);
   const int32_t offsets[2] = {0, narrow<int32_t>(q.dim(0))};
   kernels::AttentionForward args;
-  args.shape = layout_.attention;
+  args.shape = shape;
   args.sample_offsets = offsets;
   args.q = q;
   args.k = sequence.keys(layer, end).rows(past, end);
@@ -127,21 +134,33 @@ void BatchKvCache::attend_chunk(int layer, size_t sample, const TensorView& q,
   kernels::attention(args);
 }
 
+// A prefix is seen by all tokens, whatever the window: so each token of a chunk that is not the
+// first looks back on its own.
+void BatchKvCache::attend_chunk_in_window(int layer, size_t sample, const TensorView& q,
+                                          const TensorView& out) const {
+  const SequenceKv& sequence = *sequences_[sample];
+  const kernels::AttentionShape& shape = layout_.attention[static_cast<size_t>(layer)];
+  std::vector<kernels::CachedSequence> tokens;
+  for (int64_t i = 0; i < q.dim(0); ++i)
+    tokens.push_back(seen_rows(sequence, layer, sequence.length() + i + 1, shape.window));
+  kernels::attention_decode(shape, tokens, q, out);
+}
+
 // Decode steps: maximal runs of samples with one new token go through one call each.
 void BatchKvCache::attend_single_tokens(int layer, const TensorView& q,
                                         const TensorView& out) const {
+  const kernels::AttentionShape& shape = layout_.attention[static_cast<size_t>(layer)];
   std::vector<kernels::CachedSequence> run;
   for (size_t s = 0; s < sequences_.size(); ++s) {
     if (new_tokens(s) != 1)
       continue;
     const int64_t length = sequences_[s]->length() + 1;
-    run.push_back({sequences_[s]->keys(layer, length).raw(),
-                   sequences_[s]->values(layer, length).raw(), length});
+    run.push_back(seen_rows(*sequences_[s], layer, length, shape.window));
     if (s + 1 < sequences_.size() && new_tokens(s + 1) == 1)
       continue;
     const int64_t end = sample_offsets_[s + 1];
     const int64_t begin = end - static_cast<int64_t>(run.size());
-    kernels::attention_decode(layout_.attention, run, q.rows(begin, end), out.rows(begin, end));
+    kernels::attention_decode(shape, run, q.rows(begin, end), out.rows(begin, end));
     run.clear();
   }
 }

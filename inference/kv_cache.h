@@ -17,10 +17,10 @@ namespace shardtune::inference {
 /// What the buffers look like; the same for all sequences of a model.
 struct KvLayout {
   int64_t num_layers = 0;
-  DType dtype = DType::kFloat32;  // the compute dtype
-  kernels::AttentionShape attention;
+  DType dtype = DType::kFloat32;                   // the compute dtype
+  std::vector<kernels::AttentionShape> attention;  // of each layer: heads alike, perhaps windows
 
-  int64_t row_features() const { return attention.num_kv_heads * attention.head_dim; }
+  int64_t row_features() const { return attention[0].num_kv_heads * attention[0].head_dim; }
   int64_t bytes_per_token() const { return num_layers * 2 * row_features() * size_of(dtype); }
 };
 KvLayout kv_layout(const models::Model& model);
@@ -73,6 +73,8 @@ class BatchKvCache : public models::KvCache {
   int64_t new_tokens(size_t sample) const;
   void attend_single_tokens(int layer, const TensorView& q, const TensorView& out) const;
   void attend_chunk(int layer, size_t sample, const TensorView& q, const TensorView& out) const;
+  void attend_chunk_in_window(int layer, size_t sample, const TensorView& q,
+                              const TensorView& out) const;
 
   KvLayout layout_;
   std::span<SequenceKv* const> sequences_;

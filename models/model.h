@@ -12,6 +12,7 @@
 
 #include "core/parameter_store.h"
 #include "core/token_batch.h"
+#include "kernels/attention.h"
 #include "models/base_linear.h"
 #include "models/hooks.h"
 #include "models/model_config.h"
@@ -58,6 +59,11 @@ class Model {
   ParameterStore& store() const { return *store_; }
   /// All linears of the layers (not the head), in model order: what "all-linear" means.
   virtual std::vector<BaseLinear*> linears() = 0;
+  /// All tables, by their tensors' names: the embedding first, then positions, then the head unless
+  /// tied.
+  virtual std::vector<const VocabularyTable*> tables() const = 0;
+  /// Heads, scale and window of a layer's attention.
+  virtual kernels::AttentionShape attention_shape(int layer) const = 0;
   virtual UnitId layer_unit(int layer) const = 0;
 
   /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache

@@ -10,8 +10,17 @@
 
 namespace shardtune::models {
 
+enum class RopeType { kDefault, kLinear, kLlama3 };
+struct RopeScaling {
+  RopeType type = RopeType::kDefault;
+  double factor = 1.0;  // linear, llama3
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  int64_t original_max_position_embeddings = 8192;
+};
+
 struct ModelConfig {
-  std::string model_type;  // "llama"
+  std::string model_type;  // a name of models/registry.cpp
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t num_layers = 0;
@@ -20,17 +29,25 @@ struct ModelConfig {
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
   int64_t max_position_embeddings = 0;
-  double rms_norm_eps = 1e-6;
+  double norm_eps = 1e-6;
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
+  std::vector<float> rope_divisors;  // [head_dim / 2] of a GGUF file's rope_freqs.weight, or empty
   bool tie_word_embeddings = false;
-  bool attention_bias = false;
+  bool qkv_bias = false;
+  bool output_bias = false;  // of the attention's output projection
   bool mlp_bias = false;
+  /// Sliding window of each layer, 0 = none; empty: no layer has one.
+  std::vector<int64_t> layer_windows;
   std::vector<int64_t> eos_token_ids;
   int64_t bos_token_id = -1;
   int64_t pad_token_id = -1;
 
   int64_t q_features() const { return num_heads * head_dim; }
   int64_t kv_features() const { return num_kv_heads * head_dim; }
+  int64_t window(int64_t layer) const {
+    return layer_windows.empty() ? 0 : layer_windows[static_cast<size_t>(layer)];
+  }
 };
 
 /// Errors  UnsupportedError: model_type, rope scaling, activation or quantization_config that is

@@ -7,6 +7,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "models/family.h"
 
 namespace shardtune::models {
 
@@ -87,6 +88,7 @@ class FolderSource : public TensorsSource {
     path_ = folder;
     const std::string config_path = (fs::path(folder) / "config.json").string();
     config_ = parse_model_config(io::read_json_file(config_path), config_path);
+    prefix_ = families().at(config_.model_type).prefix;
     tensors_ = io::open_safetensors(folder);
   }
   std::string folder() const override { return path_; }
@@ -97,41 +99,35 @@ class FolderSource : public TensorsSource {
     if (const io::TensorInfo* tensor = tensors_->find(name))
       return tensor;
     // A bare LlamaModel is saved without the "model." prefix.
-    if (name.starts_with("model."))
-      return tensors_->find(name.substr(6));
+    if (name.starts_with(prefix_))
+      return tensors_->find(name.substr(prefix_.size()));
     return nullptr;
   }
 
  private:
   std::unique_ptr<io::TensorSource> tensors_;
+  std::string prefix_;
 };
 
 // "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"; "" when GGUF has no such name.
-std::string gguf_name(const std::string& name) {
-  static const std::map<std::string, std::string, std::less<>> kWhole = {
-      {"model.embed_tokens.weight", "token_embd.weight"},
-      {"model.norm.weight", "output_norm.weight"},
-      {"lm_head.weight", "output.weight"}};
-  static const std::map<std::string, std::string, std::less<>> kLayer = {
-      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
-      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"}};
-  if (const auto whole = kWhole.find(name); whole != kWhole.end())
-    return whole->second;
-  constexpr std::string_view kPrefix = "model.layers.";
-  if (!name.starts_with(kPrefix))
+std::string gguf_name(const Family& family, const std::string& name) {
+  for (const TensorName& tensor : family.gguf.tensors) {
+    if (tensor.hugging_face == name)
+      return std::string(tensor.gguf);
+  }
+  if (!name.starts_with(family.layers))
     return "";
-  const size_t index_end = name.find('.', kPrefix.size());
+  const size_t index_end = name.find('.', family.layers.size());
   const size_t suffix = name.rfind('.');
   if (index_end == std::string::npos || suffix <= index_end)
     return "";
-  const auto part = kLayer.find(name.substr(index_end + 1, suffix - index_end - 1));
-  if (part == kLayer.end())
-    return "";
-  return "blk." + name.substr(kPrefix.size(), index_end - kPrefix.size()) + "." + part->second +
-         name.substr(suffix);
+  const std::string part = name.substr(index_end + 1, suffix - index_end - 1);
+  for (const TensorName& tensor : family.gguf.layer_tensors) {
+    if (tensor.hugging_face == part)
+      return "blk." + name.substr(family.layers.size(), index_end - family.layers.size()) + "." +
+             std::string(tensor.gguf) + name.substr(suffix);
+  }
+  return "";
 }
 
 class GgufSource : public TensorsSource {
@@ -139,6 +135,7 @@ class GgufSource : public TensorsSource {
   explicit GgufSource(const std::string& path) : file_(io::open_gguf(path)) {
     path_ = path;
     config_ = parse_gguf_config(*file_);
+    family_ = families().at(config_.model_type);
   }
   std::string folder() const override { return ""; }
 
@@ -170,12 +167,14 @@ class GgufSource : public TensorsSource {
  protected:
   const io::TensorSource& tensors() const override { return *file_; }
   const io::TensorInfo* locate(const std::string& name) const override {
-    const std::string mapped = gguf_name(name);
+    const std::string mapped = gguf_name(family_, name);
     return mapped.empty() ? nullptr : file_->find(mapped);
   }
 
  private:
-  static bool is_permuted(const std::string& name) {
+  bool is_permuted(const std::string& name) const {
+    if (!family_.gguf.permutes_qk)
+      return false;
     return name.find(".self_attn.q_proj.") != std::string::npos ||
            name.find(".self_attn.k_proj.") != std::string::npos;
   }
@@ -187,6 +186,7 @@ class GgufSource : public TensorsSource {
   }
 
   std::unique_ptr<io::GgufFile> file_;
+  Family family_;
 };
 
 }  // namespace

@@ -1,25 +1,18 @@
 // Families by model_type: one file and one line each.
-#include "core/registry.h"
-
-#include "models/llama.h"
-#include "models/model.h"
+#include "models/family.h"
 
 namespace shardtune::models {
 
-namespace {
-
-using Factory = std::unique_ptr<Model> (*)(const ModelSource&, ParameterStore&, const LoadOptions&);
-
-const Registry<Factory>& families() {
-  static const Registry<Factory> kFamilies("model_type", {{"llama", &make_llama}});
+const Registry<Family>& families() {
+  static const Registry<Family> kFamilies(
+      "model_type",
+      {{"llama", llama_family()}, {"mistral", mistral_family()}, {"qwen2", qwen2_family()}});
   return kFamilies;
 }
 
-}  // namespace
-
 std::unique_ptr<Model> load_model(const ModelSource& source, ParameterStore& store,
                                   const LoadOptions& options) {
-  return families().at(source.config().model_type)(source, store, options);
+  return families().at(source.config().model_type).make(source, store, options);
 }
 
 }  // namespace shardtune::models

@@ -10,7 +10,11 @@ namespace shardtune::models {
 
 VocabularyTable::VocabularyTable(ParameterStore& store, const std::string& name, int64_t vocab_size,
                                  int64_t hidden_size, DType compute)
-    : store_(&store), vocab_size_(vocab_size), hidden_size_(hidden_size), compute_(compute) {
+    : store_(&store),
+      name_(name),
+      vocab_size_(vocab_size),
+      hidden_size_(hidden_size),
+      compute_(compute) {
   const int64_t num_chunks = ceil_div(vocab_size, kChunkRows);
   for (int64_t c = 0; c < num_chunks; ++c) {
     const std::string chunk_name = name + ".chunk" + std::to_string(c);

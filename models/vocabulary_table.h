@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/parameter_store.h"
@@ -21,6 +22,7 @@ class VocabularyTable {
   VocabularyTable(ParameterStore& store, const std::string& name, int64_t vocab_size,
                   int64_t hidden_size, DType compute);
 
+  const std::string& name() const { return name_; }
   int64_t vocab_size() const { return vocab_size_; }
   int64_t hidden_size() const { return hidden_size_; }
   int64_t num_chunks() const { return static_cast<int64_t>(chunks_.size()); }
@@ -38,6 +40,7 @@ class VocabularyTable {
 
  private:
   ParameterStore* store_;
+  std::string name_;
   int64_t vocab_size_;
   int64_t hidden_size_;
   DType compute_;  // of the rows: chunks are dense

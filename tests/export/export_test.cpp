@@ -39,9 +39,9 @@ struct AdapterOnModel {
   std::unique_ptr<adapters::Adapter> adapter;
   ExportRequest request;
 
-  explicit AdapterOnModel(const std::string& adapter_name, models::LoadOptions load = {})
-      : small("tied_gqa", load),
-        request{*small.model, *small.source, nullptr, nullptr, {}, {}, {}} {
+  explicit AdapterOnModel(const std::string& adapter_name, models::LoadOptions load = {},
+                          const std::string& base = "tied_gqa")
+      : small(base, load), request{*small.model, *small.source, nullptr, nullptr, {}, {}, {}} {
     if (!adapter_name.empty())
       adapter = adapters::load_adapter(golden_llama(adapter_name), *small.model);
     request.adapter = adapter.get();
@@ -205,6 +205,30 @@ TEST(ExportHf, BaseAloneInFloat32KeepsEveryBit) {
   ASSERT_EQ(written->tensors().size(), original->tensors().size());
   for (const io::TensorInfo& tensor : original->tensors())
     EXPECT_EQ(read_tensor(*written, tensor.name), read_tensor(*original, tensor.name));
+}
+
+// The logits of the merged model are compared by the export itself.
+TEST(ExportHf, AFamilyKeepsItsBiasesAndItsConfiguration) {
+  const TempFolder temp;
+  AdapterOnModel setup("families/qwen2_lora", {}, "families/qwen2_tied");
+  setup.request.options.dtype = DType::kFloat32;
+  export_to(setup, temp.path() / "out");
+  const auto original = io::open_safetensors(testing::golden("families/qwen2_tied"));
+  const auto written = io::open_safetensors(temp.path() / "out");
+  ASSERT_EQ(written->tensors().size(), original->tensors().size());
+  int num_biases = 0;
+  for (const io::TensorInfo& tensor : original->tensors()) {
+    const bool is_bias = tensor.name.ends_with(".bias");
+    num_biases += is_bias ? 1 : 0;
+    if (is_bias || tensor.name.ends_with("o_proj.weight")) {
+      EXPECT_EQ(read_tensor(*written, tensor.name), read_tensor(*original, tensor.name));
+    }
+  }
+  EXPECT_EQ(num_biases, 6);
+  const io::Json config = io::read_json_file(temp.path() / "out" / "config.json");
+  EXPECT_EQ(config.find("model_type")->as_string(), "qwen2");
+  EXPECT_EQ(config.find("architectures")->as_array()[0].as_string(), "Qwen2ForCausalLM");
+  EXPECT_EQ(config.find("sliding_window")->as_integer(), 5);
 }
 
 // W' = bf16(W + scale * B A), with the product in fp32: against the same sum in fp64. The product

@@ -162,7 +162,7 @@ TEST(Generate, RefusesPromptsThatDoNotFit) {
 TEST(SequenceKv, GrowsInBlocksAndKeepsItsRows) {
   KvLayout layout;
   layout.num_layers = 2;
-  layout.attention = {2, 1, 4, 1.0f, 0};
+  layout.attention.assign(2, kernels::AttentionShape{2, 1, 4, 1.0f, 0});
   SequenceKv cache(layout);
   for (int step = 0; step < 150; ++step) {
     cache.reserve(cache.length() + 1);

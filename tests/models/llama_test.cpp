@@ -72,16 +72,7 @@ TEST_P(LlamaGolden, LogitsAndLossEqualTransformers) {
 
 INSTANTIATE_TEST_SUITE_P(Models, LlamaGolden,
                          ::testing::Values("tied_gqa", "untied_bias", "head_dim", "old_style",
-                                           "sharded_bf16"));
-
-TEST(Llama, RopeScalingIsRefusedByName) {
-  try {
-    SmallModel small("llama3_rope");
-    FAIL() << "loaded";
-  } catch (const UnsupportedError& error) {
-    EXPECT_NE(std::string(error.what()).find("rope type 'llama3'"), std::string::npos);
-  }
-}
+                                           "sharded_bf16", "llama3_rope"));
 
 TEST(Llama, ATokenOutsideTheVocabularyIsRefused) {
   SmallModel small("tied_gqa");

@@ -35,7 +35,7 @@ TEST(ModelConfig, DefaultsAreThoseOfTheClass) {
   const ModelConfig config = parse_model_config(config_with("hidden_act", "silu"), "config.json");
   EXPECT_EQ(config.num_kv_heads, 4);
   EXPECT_EQ(config.head_dim, 8);
-  EXPECT_DOUBLE_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_DOUBLE_EQ(config.norm_eps, 1e-6);
   EXPECT_DOUBLE_EQ(config.rope_theta, 10000.0);
   EXPECT_FALSE(config.tie_word_embeddings);
 }

@@ -1,4 +1,4 @@
-// A golden model of tests/golden/llama on a store of one rank, and reading of its expected tensors.
+// A golden model of tests/golden on a store of one rank, and reading of its expected tensors.
 #pragma once
 
 #include <cstring>
@@ -16,9 +16,12 @@
 
 namespace shardtune::testing {
 
-inline std::string golden_llama(const std::string& name) {
-  return std::string(SHARDTUNE_SOURCE_DIR) + "/tests/golden/llama/" + name;
+/// A path under tests/golden; a name alone is one of tests/golden/llama.
+inline std::string golden(const std::string& name) {
+  const std::string folder = name.find('/') == std::string::npos ? "llama/" : "";
+  return std::string(SHARDTUNE_SOURCE_DIR) + "/tests/golden/" + folder + name;
 }
+inline std::string golden_llama(const std::string& name) { return golden(name); }
 
 inline std::vector<float> read_tensor(const io::TensorSource& file, const std::string& name) {
   const io::TensorInfo* info = file.find(name);
@@ -69,8 +72,8 @@ struct SmallModel {
   std::unique_ptr<models::ModelSource> source;
   std::unique_ptr<models::Model> model;
 
-  explicit SmallModel(const std::string& golden, models::LoadOptions options = {}) {
-    source = models::open_model_source(golden_llama(golden));
+  explicit SmallModel(const std::string& name, models::LoadOptions options = {}) {
+    source = models::open_model_source(testing::golden(name));
     model = models::load_model(*source, store, options);
   }
 

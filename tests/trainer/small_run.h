@@ -17,8 +17,8 @@ namespace shardtune::testing {
 
 class SmallRun {
  public:
-  SmallRun() {
-    make_tiny_model(folder_.path() / "model");
+  explicit SmallRun(const TinyShape& shape = {}) {
+    make_tiny_model(folder_.path() / "model", shape);
     write_records(folder_.path() / "train.jsonl", 30);
     write_records(folder_.path() / "eval.jsonl", 7, 100);
   }

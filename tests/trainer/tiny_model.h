@@ -1,4 +1,4 @@
-// A random llama of some thousand weights as a Hugging Face folder (weights, config, byte-level
+// A random model of some thousand weights as a Hugging Face folder (weights, config, byte-level
 // tokenizer) and a small data set, for tests that run whole trainings in a second.
 #pragma once
 
@@ -101,6 +101,7 @@ struct TinyShape {
   int64_t heads = 4;
   int64_t kv_heads = 2;
   int64_t vocab = 260;
+  std::string model_type = "llama";  // | mistral (window of 20) | qwen2 (biases)
 };
 
 inline io::TensorToWrite random_tensor(const std::string& name, std::vector<int64_t> shape,
@@ -119,8 +120,8 @@ inline io::TensorToWrite random_tensor(const std::string& name, std::vector<int6
 inline void make_tiny_model(const fs::path& folder, const TinyShape& shape = {}) {
   fs::create_directories(folder);
   write_text(folder / "config.json",
-             R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
-"hidden_size": )" +
+             "{\"model_type\": \"" + shape.model_type +
+                 R"(", "hidden_act": "silu", "sliding_window": 20, "hidden_size": )" +
                  std::to_string(shape.hidden) +
                  ", \"intermediate_size\": " + std::to_string(shape.intermediate) +
                  ", \"num_hidden_layers\": " + std::to_string(shape.layers) +
@@ -145,6 +146,12 @@ inline void make_tiny_model(const fs::path& folder, const TinyShape& shape = {})
     matrix(layer + "mlp.gate_proj.weight", shape.intermediate, shape.hidden);
     matrix(layer + "mlp.up_proj.weight", shape.intermediate, shape.hidden);
     matrix(layer + "mlp.down_proj.weight", shape.hidden, shape.intermediate);
+    for (const char* part : {"q", "k", "v"}) {
+      const int64_t out = part[0] == 'q' ? shape.hidden : kv;
+      if (shape.model_type == "qwen2")
+        tensors.push_back(
+            random_tensor(layer + "self_attn." + part + "_proj.bias", {out}, 0.1f, 0.0f));
+    }
     for (const char* norm : {"input_layernorm.weight", "post_attention_layernorm.weight"})
       tensors.push_back(random_tensor(layer + norm, {shape.hidden}, 0.05f, 1.0f));
   }

@@ -161,7 +161,8 @@ def write_all(root):
         write_adapter(root / name, index, options)
 
 
-def main():
+def run(write, root, here):
+    """Writes into root, then copies what differs to `here`, or with --check only tells."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
@@ -170,22 +171,24 @@ def main():
         if found != version:
             sys.exit(f"{name}: expected {version}, found {found}. Use tests/parity/setup.sh.")
     torch.set_num_threads(1)
-    here = pathlib.Path(__file__).resolve().parent
-    with tempfile.TemporaryDirectory() as scratch:
-        root = pathlib.Path(scratch)
-        write_all(root)
-        changed = []
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            target = here / path.relative_to(root)
-            if target.exists() and filecmp.cmp(path, target, shallow=False):
-                continue
-            changed.append(str(target.relative_to(here)))
-            if not arguments.check:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    write(root)
+    changed = []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        target = here / path.relative_to(root)
+        if target.exists() and filecmp.cmp(path, target, shallow=False):
+            continue
+        changed.append(str(target.relative_to(here)))
+        if not arguments.check:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
     if arguments.check and changed:
         sys.exit("would change: " + ", ".join(changed))
     print("\n".join(changed) or "nothing changed")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as scratch:
+        run(write_all, pathlib.Path(scratch), pathlib.Path(__file__).resolve().parent)
 
 
 if __name__ == "__main__":

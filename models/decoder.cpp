@@ -1,0 +1,181 @@
+// Legend: T tokens, H hidden, A heads, D head size.
+#include "models/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/activity.h"
+#include "models/padded_batch.h"
+
+namespace shardtune::models {
+
+void Decoder::load(const ModelSource& source, const LoadOptions& options, const Names& names) {
+  Loader loader(source, store(), options, linears_);
+  embedding_ = loader.table(names.embedding, config_.vocab_size);
+  declare_tables(loader);
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    const std::string layer = names.layers + "." + std::to_string(i);
+    layer_units_.push_back(store().add_unit(layer));
+    declare_layer(loader, layer_units_.back(), layer);
+  }
+  final_unit_ = store().add_unit(names.final_norm);
+  declare_final_norm(loader, final_unit_, names.final_norm);
+  if (!config_.tie_word_embeddings)
+    head_ = loader.table(names.head, config_.vocab_size);
+  loader.run();
+}
+
+std::vector<const VocabularyTable*> Decoder::tables() const {
+  std::vector<const VocabularyTable*> all{embedding_.get()};
+  for (const auto& table : more_tables_)
+    all.push_back(table.get());
+  if (head_)
+    all.push_back(head_.get());
+  return all;
+}
+
+std::vector<BaseLinear*> Decoder::linears() {
+  std::vector<BaseLinear*> all;
+  for (const auto& linear : linears_)
+    all.push_back(linear.get());
+  return all;
+}
+
+kernels::AttentionShape Decoder::attention_shape(int layer) const {
+  kernels::AttentionShape shape;
+  shape.num_heads = config_.num_heads;
+  shape.num_kv_heads = config_.num_kv_heads;
+  shape.head_dim = config_.head_dim;
+  shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+  shape.window = config_.window(layer);
+  return shape;
+}
+
+std::vector<UnitId> Decoder::forward_units() const {
+  std::vector<UnitId> units(1 + more_tables_.size(), kFetchRows);
+  units.insert(units.end(), layer_units_.begin(), layer_units_.end());
+  units.push_back(final_unit_);
+  return units;
+}
+
+Variable Decoder::forward(Tape& tape, const ForwardOptions& options) {
+  SHARDTUNE_ASSERT(options.context.batch != nullptr);
+  SHARDTUNE_ASSERT(options.cache == nullptr || !tape.recording());
+  for (const Hooks* hooks : options.hooks) {
+    if (hooks->num_virtual_tokens() > 0)
+      throw UnsupportedError("virtual tokens before the embedding: see docs/status.md.");
+  }
+  auto pass = std::make_shared<Pass>();
+  pass->options = options;
+  pass->batch = options.cache == nullptr ? pad_batch(*options.context.batch)
+                                         : std::make_shared<TokenBatch>(*options.context.batch);
+  tape.keep(pass);
+  Variable x = embed(tape, *pass->batch);
+  for (int i = 0; i < static_cast<int>(layer_units_.size()); ++i) {
+    const auto body = [this, pass, i](Tape& inner, const Variable& input) {
+      Variable output;
+      inner.in_unit(layer_unit(i), [&] { output = run_layer(inner, *pass, i, input); });
+      return output;
+    };
+    x = options.gradient_checkpointing && tape.recording() ? tape.checkpoint(x, body)
+                                                           : body(tape, x);
+  }
+  Variable hidden;
+  tape.in_unit(final_unit_, [&] { hidden = final_norm(tape, x); });
+  return hidden;
+}
+
+Variable Decoder::embed(Tape& tape, const TokenBatch& batch) const {
+  for (const int32_t id : batch.ids) {
+    if (id < 0 || id >= config_.vocab_size) {
+      throw DataError("token id " + std::to_string(id) + " is outside the model's vocabulary of " +
+                      std::to_string(config_.vocab_size) +
+                      ". Tokenizer and model do not belong together.");
+    }
+  }
+  Tensor x(Shape{batch.num_tokens(), config_.hidden_size}, DType::kFloat32);
+  embedding_->lookup(batch.ids, x);
+  add_to_embedding(batch, x);
+  return Variable::constant(std::move(x));
+}
+
+PrefixKv Decoder::prefix_of(Tape& tape, const Pass& pass, int layer) const {
+  const ActivityScope activity(Activity::kAdapters);
+  PrefixKv found;
+  for (Hooks* hooks : pass.options.hooks) {
+    PrefixKv prefix = hooks->prefix_kv(tape, pass.at(layer));
+    if (!prefix.k.defined())
+      continue;
+    if (found.k.defined())
+      throw UnsupportedError("two adapters with prefix keys and values at once. Use one of them.");
+    found = std::move(prefix);
+    found.k = autograd::cast(tape, found.k, compute_dtype());
+    found.v = autograd::cast(tape, found.v, compute_dtype());
+  }
+  return found;
+}
+
+Variable Decoder::attend(Tape& tape, const Pass& pass, int index, AttentionInput input) const {
+  const TokenBatch& batch = *pass.batch;
+  const PrefixKv prefix = prefix_of(tape, pass, index);
+  if (!inverse_frequencies_.empty()) {
+    const kernels::RopeArgs rope{batch.positions, inverse_frequencies_, prefix.position_offset};
+    input.q = autograd::rope(tape, input.q, rope);
+    input.k = autograd::rope(tape, input.k, rope);
+  } else if (prefix.k.defined()) {
+    throw UnsupportedError(
+        "prefix keys and values in a model with learned positions: see "
+        "docs/status.md.");
+  }
+  Variable output;
+  if (KvCache* cache = pass.options.cache) {
+    if (prefix.k.defined())
+      cache->set_prefix(index, prefix.k.value(), prefix.v.value());
+    Tensor out(input.q.shape(), input.q.dtype());
+    cache->attend(index, input.q.value(), input.k.value(), input.v.value(), out);
+    output = Variable::constant(std::move(out));
+  } else {
+    output = autograd::attention(
+        tape, {input.q, input.k, input.v, prefix.k, prefix.v, batch.sample_offsets},
+        attention_shape(index));
+  }
+  for (Hooks* hooks : pass.options.hooks) {
+    if (hooks->changes_attention()) {
+      const ActivityScope activity(Activity::kAdapters);
+      output = hooks->after_attention_scores(
+          tape, {input.q, output, input.k_proj, input.v_proj, input.o_proj}, pass.at(index));
+    }
+  }
+  return output;
+}
+
+Variable Decoder::apply(Tape& tape, const Pass& pass, int layer, const BaseLinear& linear,
+                        const Variable& x) const {
+  const PassContext context = pass.at(layer);
+  const bool wrapped = std::ranges::any_of(
+      pass.options.hooks, [&](const Hooks* hooks) { return hooks->wraps(linear); });
+  Hooks::Next next = [&](const Variable& input) {
+    return linear.forward(tape, input, wrapped ? DType::kFloat32 : input.dtype());
+  };
+  for (auto hooks = pass.options.hooks.rbegin(); hooks != pass.options.hooks.rend(); ++hooks) {
+    if (!(*hooks)->wraps(linear))
+      continue;
+    next = [&tape, &linear, &context, hooks = *hooks, inner = next](const Variable& input) {
+      const ActivityScope activity(Activity::kAdapters);
+      return hooks->on_linear(tape, linear, input, context, inner);
+    };
+  }
+  return autograd::cast(tape, next(x), compute_dtype());
+}
+
+Variable Decoder::finish_branch(Tape& tape, const Pass& pass, int layer, BranchParts parts) const {
+  const ActivityScope activity(Activity::kAdapters);
+  for (Hooks* hooks : pass.options.hooks) {
+    if (hooks->changes_branches())
+      parts.output = hooks->after_branch(tape, parts, pass.at(layer));
+  }
+  return parts.output;
+}
+
+}  // namespace shardtune::models

@@ -1,0 +1,97 @@
+// What the decoder families have in common: embed, run the layers unit by unit (recomputing them in
+// backward when asked), end with the final norm; attention with or without a cache; the hooks. A
+// family declares its parameters and writes one layer.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/ops.h"
+#include "models/loader.h"
+#include "models/model.h"
+
+namespace shardtune::models {
+
+class Decoder : public Model {
+ public:
+  const ModelConfig& config() const override { return config_; }
+  UnitId layer_unit(int layer) const override { return layer_units_[static_cast<size_t>(layer)]; }
+  const VocabularyTable& head() const override { return head_ ? *head_ : *embedding_; }
+  std::vector<const VocabularyTable*> tables() const override;
+  std::vector<BaseLinear*> linears() override;
+  kernels::AttentionShape attention_shape(int layer) const override;
+  Variable forward(Tape& tape, const ForwardOptions& options) override;
+  std::vector<UnitId> forward_units() const override;
+
+ protected:
+  /// State of one forward pass, shared with the bodies that backward runs again.
+  struct Pass {
+    ForwardOptions options;
+    std::shared_ptr<const TokenBatch> batch;
+    PassContext at(int layer) const {
+      PassContext context = options.context;
+      context.batch = batch.get();
+      context.layer = layer;
+      return context;
+    }
+  };
+  /// Queries, keys and values of a layer, with the linears that hook (4) may use (null where q, k
+  /// and v come from one linear).
+  struct AttentionInput {
+    Variable q, k, v;
+    const BaseLinear* k_proj = nullptr;
+    const BaseLinear* v_proj = nullptr;
+    const BaseLinear* o_proj = nullptr;
+  };
+
+  Decoder(const ModelSource& source, ParameterStore& store, const LoadOptions& options)
+      : Model(store, options.compute_dtype), config_(source.config()) {}
+
+  struct Names {
+    std::string embedding;   // "model.embed_tokens.weight"
+    std::string layers;      // "model.layers": layer i is "model.layers.i"
+    std::string final_norm;  // "model.norm"
+    std::string head;        // "lm_head.weight"
+  };
+  /// Declares and loads everything; a family's constructor calls it when its own members stand.
+  void load(const ModelSource& source, const LoadOptions& options, const Names& names);
+
+  /// Declares tables beside the embedding (positions).
+  virtual void declare_tables(Loader& loader) {}
+  /// `layer` is "model.layers.3".
+  virtual void declare_layer(Loader& loader, UnitId unit, const std::string& layer) = 0;
+  virtual void declare_final_norm(Loader& loader, UnitId unit, const std::string& norm) = 0;
+
+  /// Adds what stands beside the token embeddings to x [T,H] f32.
+  virtual void add_to_embedding(const TokenBatch& batch, const TensorView& x) const {}
+  virtual Variable run_layer(Tape& tape, const Pass& pass, int index,
+                             const Variable& input) const = 0;
+  virtual Variable final_norm(Tape& tape, const Variable& x) const = 0;
+
+  /// A linear through the hooks that wrap it, in the compute dtype.
+  Variable apply(Tape& tape, const Pass& pass, int layer, const BaseLinear& linear,
+                 const Variable& x) const;
+  /// Attention of q and k, rotated here in families that have frequencies, through the hooks.
+  Variable attend(Tape& tape, const Pass& pass, int index, AttentionInput input) const;
+  /// What is added to the residual, through the hooks.
+  Variable finish_branch(Tape& tape, const Pass& pass, int layer, BranchParts parts) const;
+
+  ModelConfig config_;
+  /// Of the rotary embedding; empty: positions come in by add_to_embedding().
+  std::vector<float> inverse_frequencies_;
+  /// Further tables whose rows are fetched by forward().
+  std::vector<std::unique_ptr<VocabularyTable>> more_tables_;
+
+ private:
+  Variable embed(Tape& tape, const TokenBatch& batch) const;
+  PrefixKv prefix_of(Tape& tape, const Pass& pass, int layer) const;
+
+  std::vector<std::unique_ptr<BaseLinear>> linears_;
+  std::unique_ptr<VocabularyTable> embedding_;
+  std::vector<UnitId> layer_units_;
+  UnitId final_unit_{};
+  std::unique_ptr<VocabularyTable> head_;
+};
+
+}  // namespace shardtune::models

@@ -1,0 +1,81 @@
+#include "models/loader.h"
+
+namespace shardtune::models {
+
+void Loader::expect_shape(const std::string& name, const std::vector<int64_t>& expected) const {
+  const std::vector<int64_t> found = source_.shape(name);
+  if (found == expected)
+    return;
+  const auto text = [](const std::vector<int64_t>& shape) {
+    std::string joined;
+    for (const int64_t extent : shape)
+      joined += (joined.empty() ? "" : ", ") + std::to_string(extent);
+    return "[" + joined + "]";
+  };
+  throw DataError(source_.path() + ": " + name + ": expected " + text(expected) +
+                  " (from the model's configuration), found " + text(found) +
+                  ". Use configuration and weights of one model.");
+}
+
+ParameterId Loader::vector(UnitId unit, const std::string& name, int64_t size) {
+  expect_shape(name, {size});
+  const ParameterId id =
+      store_.declare({name, unit, ParameterKind::kFrozen, DType::kFloat32, Shape{size}});
+  loads_.push_back([this, id, name, size] {
+    std::vector<float> values;
+    if (store_.is_publisher(id)) {
+      values.resize(static_cast<size_t>(size));
+      source_.read_rows(name, 0, size, values.data());
+      source_.drop(name);
+    }
+    store_.publish(id, std::as_bytes(std::span(values)));
+  });
+  return id;
+}
+
+const BaseLinear* Loader::linear(UnitId unit, const std::string& path, Shape out_in, Bias bias) {
+  const std::string name = path + ".weight";
+  expect_shape(name, {out_in[0], out_in[1]});
+  quant::FrozenWeightRequest request;
+  request.store = &store_;
+  request.unit = unit;
+  request.name = name;
+  request.out_features = out_in[0];
+  request.in_features = out_in[1];
+  request.compute = options_.compute_dtype;
+  auto weight = quant::make_frozen_weight(request, options_.quantization);
+  loads_.push_back([this, weight = weight.get(), name] {
+    weight->load(
+        [&](int64_t begin, int64_t end, float* out) { source_.read_rows(name, begin, end, out); });
+    source_.drop(name);
+  });
+  const ParameterId bias_id =
+      bias == Bias::kYes ? vector(unit, path + ".bias", out_in[0]) : kNoParameter;
+  const int index = static_cast<int>(linears_.size());
+  linears_.push_back(std::make_unique<BaseLinear>(path, index, std::move(weight), bias_id));
+  return linears_.back().get();
+}
+
+std::unique_ptr<VocabularyTable> Loader::table(const std::string& name, int64_t rows) {
+  const int64_t width = source_.config().hidden_size;
+  expect_shape(name, {rows, width});
+  auto table = std::make_unique<VocabularyTable>(store_, name, rows, width, options_.compute_dtype);
+  loads_.push_back([this, table = table.get(), name] {
+    table->load(
+        [&](int64_t begin, int64_t end, float* out) { source_.read_rows(name, begin, end, out); });
+    source_.drop(name);
+  });
+  return table;
+}
+
+void Loader::run() {
+  const auto total = static_cast<int64_t>(loads_.size());
+  for (int64_t done = 0; done < total; ++done) {
+    loads_[static_cast<size_t>(done)]();
+    if (options_.progress)
+      options_.progress(done + 1, total);
+  }
+  loads_.clear();
+}
+
+}  // namespace shardtune::models

@@ -1,0 +1,43 @@
+// Declares a family's parameters in the store and loads them from the source, shapes checked
+// against the configuration. Declarations come first, run() then reads tensor after tensor.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+
+namespace shardtune::models {
+
+class Loader {
+ public:
+  /// Linears are appended to `linears` in order of declaration, which numbers them.
+  Loader(const ModelSource& source, ParameterStore& store, const LoadOptions& options,
+         std::vector<std::unique_ptr<BaseLinear>>& linears)
+      : source_(source), store_(store), options_(options), linears_(linears) {}
+
+  /// A frozen vector in f32.
+  ParameterId vector(UnitId unit, const std::string& name, int64_t size);
+
+  enum class Bias { kNo, kYes };
+  /// `path`.weight [out,in], in the format asked for, and `path`.bias.
+  const BaseLinear* linear(UnitId unit, const std::string& path, Shape out_in, Bias bias);
+
+  /// A table [rows, hidden_size] cut into units of its own.
+  std::unique_ptr<VocabularyTable> table(const std::string& name, int64_t rows);
+
+  void run();
+
+ private:
+  void expect_shape(const std::string& name, const std::vector<int64_t>& expected) const;
+
+  const ModelSource& source_;
+  ParameterStore& store_;
+  const LoadOptions& options_;
+  std::vector<std::unique_ptr<BaseLinear>>& linears_;
+  std::vector<std::function<void()>> loads_;
+};
+
+}  // namespace shardtune::models
