@@ -1,10 +1,10 @@
 #include "adapters/target_modules.h"
 
 #include <algorithm>
-#include <regex>
 #include <set>
 
 #include "core/registry.h"
+#include "io/pattern.h"
 
 namespace shardtune::adapters {
 
@@ -12,18 +12,6 @@ namespace {
 
 bool matches_name(const std::string& path, const std::string& name) {
   return path == name || path.ends_with("." + name);
-}
-
-// std::regex recurses on its input; paths are short, and the pattern is capped.
-std::regex compile(const std::string& pattern) {
-  if (pattern.size() > 1000)
-    throw ConfigError("adapter.target_modules: the pattern is longer than 1000 characters.");
-  try {
-    return std::regex(pattern, std::regex::ECMAScript);
-  } catch (const std::regex_error& error) {
-    throw ConfigError("adapter.target_modules: '" + pattern + "' is not a regular expression: " +
-                      error.what() + ". Write a list of names, for example [q_proj, v_proj].");
-  }
 }
 
 [[noreturn]] void nothing_matches(const std::string& name, const std::set<std::string>& leaves) {
@@ -44,10 +32,10 @@ std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targe
     return linears;
   std::vector<models::BaseLinear*> matched;
   if (targets.is_pattern) {
-    const std::regex pattern = compile(targets.names.at(0));
-    std::copy_if(
-        linears.begin(), linears.end(), std::back_inserter(matched),
-        [&](models::BaseLinear* linear) { return std::regex_match(linear->path(), pattern); });
+    // As PEFT takes it: the whole path must match.
+    const io::Pattern pattern(targets.names.at(0), "adapter.target_modules");
+    std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
+                 [&](models::BaseLinear* linear) { return pattern.matches_all(linear->path()); });
     if (matched.empty())
       nothing_matches(targets.names[0], leaves);
     return matched;

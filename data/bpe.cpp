@@ -42,15 +42,17 @@ uint64_t pair_key(int32_t left, int32_t right) {
 }
 
 /// Whether every token is used only by merges that come after all merges making it: then merging
-/// never gives rise to a pair of lower rank.
+/// never gives rise to a pair of lower or equal rank.
 bool ranks_ascend(const std::vector<BpeMerge>& merges) {
-  std::unordered_map<int32_t, std::size_t> last_made;
-  for (std::size_t i = 0; i < merges.size(); ++i)
-    last_made[merges[i].merged] = i;
-  for (std::size_t i = 0; i < merges.size(); ++i) {
-    for (const int32_t part : {merges[i].left, merges[i].right}) {
+  std::unordered_map<int32_t, uint32_t> last_made;
+  for (const BpeMerge& merge : merges) {
+    uint32_t& last = last_made.try_emplace(merge.merged, merge.rank).first->second;
+    last = std::max(last, merge.rank);
+  }
+  for (const BpeMerge& merge : merges) {
+    for (const int32_t part : {merge.left, merge.right}) {
       const auto made = last_made.find(part);
-      if (made != last_made.end() && made->second >= i)
+      if (made != last_made.end() && made->second >= merge.rank)
         return false;
     }
   }
@@ -86,25 +88,21 @@ std::string token_text_of_bytes(std::string_view bytes) {
   return text;
 }
 
-BpeMerger::BpeMerger(const Options& options)
-    : byte_ids_(options.byte_ids),
-      unknown_id_(options.unknown_id),
-      fuse_unknown_(options.fuse_unknown) {
+BpeMerger::BpeMerger(const std::vector<BpeMerge>& merges) {
   int bits = 4;
-  while ((std::size_t{1} << bits) < options.merges.size() * 2)
+  while ((std::size_t{1} << bits) < merges.size() * 2)
     ++bits;
   shift_ = 64 - bits;
   slots_.resize(std::size_t{1} << bits);
   const std::size_t mask = slots_.size() - 1;
-  for (std::size_t i = 0; i < options.merges.size(); ++i) {
-    const BpeMerge& merge = options.merges[i];
+  for (const BpeMerge& merge : merges) {
     const uint64_t pair = pair_key(merge.left, merge.right);
     std::size_t slot = (pair * kHashFactor) >> shift_;
     while (slots_[slot].pair != kEmpty && slots_[slot].pair != pair)
       slot = (slot + 1) & mask;
-    slots_[slot] = {pair, static_cast<uint32_t>(i), merge.merged};
+    slots_[slot] = {pair, merge.rank, merge.merged};
   }
-  ranks_ascend_ = ranks_ascend(options.merges);
+  ranks_ascend_ = ranks_ascend(merges);
 }
 
 const BpeMerger::Slot* BpeMerger::find(int32_t left, int32_t right) const {
@@ -123,30 +121,11 @@ uint32_t BpeMerger::rank(int32_t left, int32_t right) const {
   return slot != nullptr ? slot->rank : kNoRank;
 }
 
-void BpeMerger::first_symbols(std::string_view piece, std::vector<int32_t>& symbols) const {
-  bool in_unknown_run = false;
-  symbols.reserve(piece.size());
-  for (const char byte : piece) {
-    const int32_t id = byte_ids_[static_cast<unsigned char>(byte)];
-    if (id >= 0) {
-      symbols.push_back(id);
-      in_unknown_run = false;
-    } else if (unknown_id_ >= 0) {
-      if (!in_unknown_run || !fuse_unknown_)
-        symbols.push_back(unknown_id_);
-      in_unknown_run = true;
-    }
-  }
-}
-
-void BpeMerger::encode(std::string_view piece, std::vector<int32_t>& ids) const {
-  std::vector<int32_t> symbols;
-  first_symbols(piece, symbols);
+void BpeMerger::merge(std::vector<int32_t>& symbols) const {
   if (symbols.size() <= kShortPiece)
     merge_short(symbols);
   else
     merge_long(symbols);
-  ids.insert(ids.end(), symbols.begin(), symbols.end());
 }
 
 void BpeMerger::merge_short(std::vector<int32_t>& symbols) const {

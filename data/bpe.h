@@ -1,5 +1,5 @@
-// Byte-level byte-pair merging of one piece of text: the vocabulary's single-byte tokens, then the
-// adjacent pair of lowest rank again and again, leftmost first. Time is near linear in the piece.
+// Byte-pair merging of one piece's symbols: the adjacent pair of lowest rank again and again,
+// leftmost first. Time is near linear in the piece.
 #pragma once
 
 #include <array>
@@ -24,23 +24,16 @@ struct BpeMerge {
   int32_t left;
   int32_t right;
   int32_t merged;
+  uint32_t rank;
 };
 
 class BpeMerger {
  public:
-  /// byte_ids[b] is the token of byte b, or -1: such bytes vanish, or become unknown_id where it
-  /// is given (runs of them one token under fuse_unknown). Rank of a merge = its index; where a
-  /// pair comes twice the later rank holds, as in the reference.
-  struct Options {
-    std::array<int32_t, 256> byte_ids;
-    std::vector<BpeMerge> merges;
-    int32_t unknown_id = -1;
-    bool fuse_unknown = false;
-  };
-  explicit BpeMerger(const Options& options);
+  BpeMerger() : BpeMerger(std::vector<BpeMerge>{}) {}
+  /// Where a pair comes twice the later one holds, as in the reference. Merges may share a rank.
+  explicit BpeMerger(const std::vector<BpeMerge>& merges);
 
-  /// Appends the ids of the piece.
-  void encode(std::string_view piece, std::vector<int32_t>& ids) const;
+  void merge(std::vector<int32_t>& symbols) const;
 
  private:
   struct Slot {
@@ -54,15 +47,11 @@ class BpeMerger {
 
   const Slot* find(int32_t left, int32_t right) const;
   uint32_t rank(int32_t left, int32_t right) const;
-  void first_symbols(std::string_view piece, std::vector<int32_t>& symbols) const;
   void merge_short(std::vector<int32_t>& symbols) const;
   void merge_long(std::vector<int32_t>& symbols) const;
   void merge_by_rank(Chain& chain) const;
   void merge_by_heap(Chain& chain) const;
 
-  std::array<int32_t, 256> byte_ids_;
-  int32_t unknown_id_;
-  bool fuse_unknown_;
   std::vector<Slot> slots_;
   int shift_ = 0;
   bool ranks_ascend_ = true;

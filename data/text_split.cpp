@@ -3,7 +3,6 @@
 #include <unicode/uchar.h>
 
 #include <algorithm>
-#include <array>
 #include <iterator>
 
 namespace shardtune::data {
@@ -54,78 +53,6 @@ CharClass classify(int32_t code_point) {
     default:
       return u_isUWhiteSpace(code_point) ? CharClass::kSpace : CharClass::kOther;
   }
-}
-
-std::array<CharClass, 128> make_ascii_classes() {
-  std::array<CharClass, 128> classes;
-  for (int32_t value = 0; value < 128; ++value)
-    classes[static_cast<std::size_t>(value)] = classify(value);
-  return classes;
-}
-
-const std::array<CharClass, 128> kAsciiClasses = make_ascii_classes();
-
-struct ClassAt {
-  CharClass char_class;
-  int length;
-};
-
-inline ClassAt class_at(std::string_view text, std::size_t offset) {
-  const auto byte = static_cast<unsigned char>(text[offset]);
-  if (byte < 128)
-    return {kAsciiClasses[byte], 1};
-  const CodePoint point = decode_code_point(text, offset);
-  return {char_class(point.value), point.length};
-}
-
-/// class_at for the digit split, whose numbers are a little newer.
-inline ClassAt digit_class_at(std::string_view text, std::size_t offset) {
-  ClassAt at = class_at(text, offset);
-  if (at.length == 4 && at.char_class == CharClass::kOther &&
-      within(kNewestNumbers, decode_code_point(text, offset).value))
-    at.char_class = CharClass::kNumber;
-  return at;
-}
-
-/// End of the run of characters of one class that begins at `offset`.
-std::size_t run_end(std::string_view text, std::size_t offset, CharClass char_class) {
-  while (offset < text.size()) {
-    const ClassAt at = class_at(text, offset);
-    if (at.char_class != char_class)
-      break;
-    offset += static_cast<std::size_t>(at.length);
-  }
-  return offset;
-}
-
-/// 's 't 're 've 'm 'll 'd at an apostrophe, or 0.
-std::size_t contraction_length(std::string_view rest) {
-  if (rest.size() < 2)
-    return 0;
-  const char first = rest[1];
-  if (first == 's' || first == 't' || first == 'm' || first == 'd')
-    return 2;
-  if (rest.size() < 3)
-    return 0;
-  const char second = rest[2];
-  const bool two_letters =
-      ((first == 'r' || first == 'v') && second == 'e') || (first == 'l' && second == 'l');
-  return two_letters ? 3 : 0;
-}
-
-/// \s+(?!\S) and \s+: all of a run at the end of the text, else all but its last character, and a
-/// single one where that leaves nothing.
-std::size_t space_piece_end(std::string_view text, std::size_t begin) {
-  std::size_t offset = begin;
-  std::size_t last = begin;
-  while (offset < text.size()) {
-    const ClassAt at = class_at(text, offset);
-    if (at.char_class != CharClass::kSpace)
-      return last > begin ? last : offset;
-    last = offset;
-    offset += static_cast<std::size_t>(at.length);
-  }
-  return offset;
 }
 
 bool is_continuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
@@ -223,9 +150,16 @@ std::string replace_invalid_utf8(std::string_view bytes) {
 CharClass char_class(int32_t code_point) {
   if (code_point < 0)
     return CharClass::kOther;
-  return code_point < 128 ? kAsciiClasses[static_cast<std::size_t>(code_point)]
+  return code_point < 128 ? detail::kAsciiClasses[static_cast<std::size_t>(code_point)]
                           : classify(code_point);
 }
+
+ClassAt detail::wide_class_at(std::string_view text, std::size_t offset) {
+  const CodePoint point = decode_code_point(text, offset);
+  return {char_class(point.value), point.length};
+}
+
+bool is_newest_number(int32_t code_point) { return within(kNewestNumbers, code_point); }
 
 bool is_word_char(int32_t code_point) {
   if (code_point < 0)
@@ -234,38 +168,6 @@ bool is_word_char(int32_t code_point) {
   return u_hasBinaryProperty(code_point, UCHAR_ALPHABETIC) ||
          (U_GET_GC_MASK(code_point) & wanted) != 0 ||
          u_hasBinaryProperty(code_point, UCHAR_JOIN_CONTROL);
-}
-
-std::size_t gpt2_piece_end(std::string_view text, std::size_t begin) {
-  const char first = text[begin];
-  if (first == '\'') {
-    if (const std::size_t length = contraction_length(text.substr(begin)))
-      return begin + length;
-  }
-  std::size_t offset = begin;
-  if (first == ' ' && begin + 1 < text.size())
-    offset = begin + 1;
-  const ClassAt at = class_at(text, offset);
-  if (at.char_class == CharClass::kSpace)
-    return space_piece_end(text, begin);
-  return run_end(text, offset + static_cast<std::size_t>(at.length), at.char_class);
-}
-
-std::size_t digit_part_end(std::string_view text, std::size_t begin, DigitSplit split) {
-  if (split == DigitSplit::kNone)
-    return text.size();
-  const ClassAt first = digit_class_at(text, begin);
-  const bool number = first.char_class == CharClass::kNumber;
-  std::size_t offset = begin + static_cast<std::size_t>(first.length);
-  if (number && split == DigitSplit::kIndividual)
-    return offset;
-  while (offset < text.size()) {
-    const ClassAt at = digit_class_at(text, offset);
-    if ((at.char_class == CharClass::kNumber) != number)
-      break;
-    offset += static_cast<std::size_t>(at.length);
-  }
-  return offset;
 }
 
 std::size_t skip_space_left(std::string_view text, std::size_t begin, std::size_t low) {

@@ -1,9 +1,10 @@
-// UTF-8 decoding and the splits that byte-level BPE makes before merging: single digits, and the
-// pattern of GPT-2. No regular expression engine: every function is one pass, so time is linear.
+// UTF-8 decoding, character classes, and the white space around added tokens; what the splitters of
+// data/piece_split.h are made of. Every function is one pass, so time is linear.
 // A byte that is no part of valid UTF-8 counts as one character that is neither letter, number nor
 // space (as U+FFFD would be) and keeps its value.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -28,15 +29,51 @@ CharClass char_class(int32_t code_point);
 /// \w of Unicode regular expressions: alphabetic, mark, decimal digit, connector, join control.
 bool is_word_char(int32_t code_point);
 
-/// End of the first piece of text[begin..) under GPT-2's pattern
-///   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-/// Errors  none; begin < text.size()
-std::size_t gpt2_piece_end(std::string_view text, std::size_t begin);
+struct ClassAt {
+  CharClass char_class;
+  int length;
+};
 
-enum class DigitSplit { kNone, kRuns, kIndividual };
-/// End of the first part of text[begin..): a number character (or a run of them), or all the text
-/// before the next one.
-std::size_t digit_part_end(std::string_view text, std::size_t begin, DigitSplit split);
+namespace detail {
+
+constexpr std::array<CharClass, 128> make_ascii_classes() {
+  std::array<CharClass, 128> classes{};
+  for (std::size_t value = 0; value < 128; ++value) {
+    const bool letter = (value >= 'a' && value <= 'z') || (value >= 'A' && value <= 'Z');
+    const bool space = value == ' ' || (value >= 9 && value <= 13);
+    classes[value] = letter                         ? CharClass::kLetter
+                     : value >= '0' && value <= '9' ? CharClass::kNumber
+                     : space                        ? CharClass::kSpace
+                                                    : CharClass::kOther;
+  }
+  return classes;
+}
+inline constexpr std::array<CharClass, 128> kAsciiClasses = make_ascii_classes();
+
+ClassAt wide_class_at(std::string_view text, std::size_t offset);
+
+}  // namespace detail
+
+inline ClassAt class_at(std::string_view text, std::size_t offset) {
+  const auto byte = static_cast<unsigned char>(text[offset]);
+  if (byte < 128)
+    return {detail::kAsciiClasses[byte], 1};
+  return detail::wide_class_at(text, offset);
+}
+
+/// End of the run of characters of one class that begins at `offset`.
+inline std::size_t run_end(std::string_view text, std::size_t offset, CharClass char_class) {
+  while (offset < text.size()) {
+    const ClassAt at = class_at(text, offset);
+    if (at.char_class != char_class)
+      break;
+    offset += static_cast<std::size_t>(at.length);
+  }
+  return offset;
+}
+
+/// Numbers of the digit split, which are a little newer than those of patterns.
+bool is_newest_number(int32_t code_point);
 
 /// Unicode normal form C; invalid bytes stay as they are.
 std::string normalize_nfc(std::string_view text);

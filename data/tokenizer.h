@@ -1,5 +1,6 @@
-// Text to token ids and back. Byte-level BPE from GGUF metadata or from tokenizer.json; other kinds
-// are refused by name. Ids equal those of tokenizers.Tokenizer.from_file (FORMATS section 3).
+// Text to token ids and back: byte-level BPE and SentencePiece's BPE, from GGUF metadata,
+// tokenizer.json or tokenizer.model; other kinds are refused by name. Ids equal those of
+// tokenizers.Tokenizer.from_file (FORMATS section 3).
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/split_step.h"
 #include "io/gguf.h"
 
 namespace shardtune::data {
@@ -43,8 +45,9 @@ class Tokenizer {
                                       const EncodeOptions& options) const = 0;
   /// Encodes the parts' texts laid end to end, as one text, but with the special tokens of the
   /// kParse parts only; no ends are added. So template and content merge as in the reference, while
-  /// content cannot forge a control token.
-  virtual std::vector<int32_t> encode_parts(const std::vector<EncodePart>& parts) const = 0;
+  /// content cannot forge a control token. `start` says what stands before the first part.
+  virtual std::vector<int32_t> encode_parts(const std::vector<EncodePart>& parts,
+                                            TextStart start = TextStart::kOfInput) const = 0;
   /// Bytes of the tokens; invalid UTF-8 becomes U+FFFD. DataError: id outside the vocabulary.
   virtual std::string decode(const std::vector<int32_t>& ids,
                              const DecodeOptions& options) const = 0;
@@ -67,7 +70,7 @@ class Tokenizer {
   virtual std::string tokenizer_config_json() const = 0;
 };
 
-/// `model` is a folder with tokenizer.json or a .gguf file.
+/// `model` is a folder with tokenizer.json or tokenizer.model, or a .gguf file.
 /// Errors  MissingInputError: no tokenizer; DataError: damaged; UnsupportedError: a kind of model,
 ///         normalizer or split pattern that is not there yet, named with docs/status.md
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model);

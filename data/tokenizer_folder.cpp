@@ -1,11 +1,13 @@
-// Tokenizer from a model folder: tokenizer.json as the reference reads it (FORMATS 3.1), with
-// tokenizer_config.json, chat_template.jinja and generation_config.json beside it. What is not
-// implemented is refused by name: a quietly different split gives other ids.
+// Tokenizer from a model folder: tokenizer.json as the reference reads it (FORMATS 3.1), or a
+// tokenizer.model alone, with tokenizer_config.json, chat_template.jinja and generation_config.json
+// beside it.
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <initializer_list>
 
 #include "core/error.h"
+#include "data/sentencepiece.h"
 #include "data/tokenizer_json.h"
 #include "data/tokenizer_spec.h"
 #include "io/file.h"
@@ -18,6 +20,7 @@ using io::Json;
 
 constexpr int64_t kMaxTokenizerBytes = 256ll << 20;
 constexpr int64_t kMaxConfigBytes = 32ll << 20;
+constexpr int64_t kMaxAddedTokens = 65536;
 
 /// A JSON object file of the folder, or an empty object when it is not there.
 Json read_optional_object(const io::fs::path& path) {
@@ -135,10 +138,10 @@ void read_special_ids(const io::fs::path& folder, const Json& config, TokenizerS
   add_end_of_turn_tokens(spec);
 }
 
-void require_tokenizer_json(const io::fs::path& folder) {
-  if (io::fs::exists(folder / "tokenizer.json"))
+void require_tokenizer(const io::fs::path& folder) {
+  if (io::fs::exists(folder / "tokenizer.json") || io::fs::exists(folder / "tokenizer.model"))
     return;
-  for (const char* other : {"tokenizer.model", "vocab.json", "spiece.model"}) {
+  for (const char* other : {"vocab.json", "spiece.model"}) {
     if (io::fs::exists(folder / other))
       throw UnsupportedError((folder / other).string() + ": this kind of tokenizer is not there " +
                              "yet, see docs/status.md. Save the tokenizer as tokenizer.json.");
@@ -147,20 +150,86 @@ void require_tokenizer_json(const io::fs::path& folder) {
                           ": no such file. A model folder needs its tokenizer.json.");
 }
 
+/// Tokens that tokenizer_config.json adds to a tokenizer.model.
+void read_added_tokens(const io::fs::path& folder, const Json& config, TokenizerSpec& spec) {
+  const Json* added = config.find("added_tokens_decoder");
+  if (added == nullptr || !added->is_object())
+    return;
+  const std::string where = (folder / "tokenizer_config.json").string() + ": added_tokens_decoder";
+  for (const auto& [key, entry] : added->as_object()) {
+    AddedToken token;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token.id);
+    const Json* content = entry.find("content");
+    if (error != std::errc() || end != key.data() + key.size() || token.id < 0 ||
+        token.id >= static_cast<int64_t>(spec.texts.size()) + kMaxAddedTokens ||
+        content == nullptr || !content->is_string() || content->as_string().empty() ||
+        content->as_string().size() > kMaxTokenBytes)
+      throw DataError(where + ": expected ids up to " + std::to_string(kMaxAddedTokens) +
+                      " above the vocabulary with their content, found '" + key.substr(0, 80) +
+                      "'. Fetch the file again.");
+    const auto flag = [&entry = entry](const char* name) {
+      const Json* value = entry.find(name);
+      return value != nullptr && value->is_bool() && value->as_bool();
+    };
+    token.content = content->as_string();
+    token.special = flag("special");
+    token.single_word = flag("single_word");
+    token.lstrip = flag("lstrip");
+    token.rstrip = flag("rstrip");
+    const auto index = static_cast<std::size_t>(token.id);
+    if (index >= spec.texts.size()) {
+      spec.texts.resize(index + 1);
+      spec.in_model.resize(index + 1, 0);
+    }
+    if (!spec.texts[index].empty() && spec.texts[index] != token.content)
+      throw DataError(where + ": id " + key + ": expected '" + spec.texts[index].substr(0, 80) +
+                      "' (tokenizer.model), found '" + token.content.substr(0, 80) +
+                      "'. Use files of one model.");
+    spec.texts[index] = token.content;
+    std::erase_if(spec.added, [&](const AddedToken& other) { return other.id == token.id; });
+    spec.added.push_back(std::move(token));
+  }
+}
+
+bool config_flag(const Json& config, const char* key, bool otherwise) {
+  const Json* value = config.find(key);
+  return value != nullptr && value->is_bool() ? value->as_bool() : otherwise;
+}
+
+TokenizerSpec read_model_file(const io::fs::path& folder, const Json& config) {
+  const std::string path = (folder / "tokenizer.model").string();
+  TokenizerSpec spec;
+  spec.where = path;
+  fill_sentencepiece_spec(
+      parse_sentencepiece_model(io::read_text_file(path, kMaxTokenizerBytes), path), spec);
+  read_added_tokens(folder, config, spec);
+  return spec;
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer_from_folder(const std::string& folder_name) {
   const io::fs::path folder(folder_name);
-  require_tokenizer_json(folder);
+  require_tokenizer(folder);
   const io::fs::path path = folder / "tokenizer.json";
-  const std::string text = io::read_text_file(path, kMaxTokenizerBytes);
-  TokenizerSpec spec = parse_tokenizer_json(text, path.string());
   const Json config = read_optional_object(folder / "tokenizer_config.json");
+  TokenizerSpec spec;
+  const bool has_json = io::fs::exists(path);
+  if (has_json) {
+    std::string text = io::read_text_file(path, kMaxTokenizerBytes);
+    spec = parse_tokenizer_json(text, path.string());
+    spec.tokenizer_json = std::move(text);
+  } else {
+    spec = read_model_file(folder, config);
+  }
   read_special_ids(folder, config, spec);
+  if (!has_json && config_flag(config, "add_bos_token", true) && spec.bos)
+    spec.prefix_ids.push_back(*spec.bos);
+  if (!has_json && config_flag(config, "add_eos_token", false) && spec.eos)
+    spec.suffix_ids.push_back(*spec.eos);
   spec.chat_template = read_chat_template(folder, config);
-  spec.tokenizer_json = text;
   spec.tokenizer_config_json = adjusted_config(config, spec.chat_template);
-  return make_byte_bpe_tokenizer(std::move(spec));
+  return make_bpe_tokenizer(std::move(spec));
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model) {

@@ -1,7 +1,9 @@
 // Tokenizer from the tokenizer.ggml.* metadata of a GGUF file (FORMATS 6.5).
 #include "core/error.h"
 #include "core/registry.h"
-#include "data/tokenizer_spec.h"
+#include "data/sentencepiece.h"
+#include "data/text_split.h"
+#include "data/tokenizer_document.h"
 
 namespace shardtune::data {
 namespace {
@@ -9,51 +11,93 @@ namespace {
 constexpr int64_t kControl = 3;
 constexpr int64_t kUserDefined = 4;
 
+constexpr std::string_view kByteLevel =
+    R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true})";
+constexpr std::string_view kWholeByteLevel =
+    R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false})";
+constexpr std::string_view kSingleDigits = R"({"type":"Digits","individual_digits":true})";
+constexpr std::string_view kNfc = R"({"type":"NFC"})";
+
+constexpr std::string_view kLlama3 =
+    R"re((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
+constexpr std::string_view kQwen2 =
+    R"re((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
+constexpr std::string_view kTekken =
+    R"re([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
+constexpr std::string_view kBloom = R"re( ?[^(\s|[.,!?…。，、।۔،])]+)re";
+
+enum class PreKind { kGpt2, kDigitsGpt2, kSplit, kFalcon };
+enum class PreFlags { kNone, kNfc, kWholeWords, kWholeWordsAndBos };
+
+/// A value of tokenizer.ggml.pre, and the pre_tokenizer that the published tokenizer.json of its
+/// models has.
 struct PreSplit {
   std::string_view name;
-  DigitSplit digits;
+  PreKind kind;
+  std::string_view pattern = "";
+  PreFlags flags = PreFlags::kNone;
 };
 
-/// Split rules of tokenizer.ggml.pre that are GPT-2's pattern, with or without single digits
-/// before it, as llama.cpp groups them.
-constexpr PreSplit kPreSplits[] = {{"gpt-2", DigitSplit::kNone},
-                                   {"phi-2", DigitSplit::kNone},
-                                   {"mpt", DigitSplit::kNone},
-                                   {"olmo", DigitSplit::kNone},
-                                   {"jais", DigitSplit::kNone},
-                                   {"trillion", DigitSplit::kNone},
-                                   {"smollm", DigitSplit::kIndividual},
-                                   {"starcoder", DigitSplit::kIndividual},
-                                   {"refact", DigitSplit::kIndividual},
-                                   {"command-r", DigitSplit::kIndividual},
-                                   {"codeshell", DigitSplit::kIndividual},
-                                   {"exaone", DigitSplit::kIndividual},
-                                   {"minerva-7b", DigitSplit::kIndividual}};
+constexpr PreSplit kPreSplits[] = {
+    {"gpt-2", PreKind::kGpt2},
+    {"phi-2", PreKind::kGpt2},
+    {"mpt", PreKind::kGpt2},
+    {"olmo", PreKind::kGpt2},
+    {"jais", PreKind::kGpt2},
+    {"trillion", PreKind::kGpt2},
+    {"smollm", PreKind::kDigitsGpt2},
+    {"starcoder", PreKind::kDigitsGpt2},
+    {"refact", PreKind::kDigitsGpt2},
+    {"command-r", PreKind::kDigitsGpt2},
+    {"codeshell", PreKind::kDigitsGpt2},
+    {"exaone", PreKind::kDigitsGpt2},
+    {"minerva-7b", PreKind::kDigitsGpt2},
+    {"llama-bpe", PreKind::kSplit, kLlama3, PreFlags::kWholeWordsAndBos},
+    {"llama3", PreKind::kSplit, kLlama3, PreFlags::kWholeWordsAndBos},
+    {"llama-v3", PreKind::kSplit, kLlama3, PreFlags::kWholeWordsAndBos},
+    {"qwen2", PreKind::kSplit, kQwen2, PreFlags::kNfc},
+    {"deepseek-r1-qwen", PreKind::kSplit, kQwen2, PreFlags::kNfc},
+    {"tekken", PreKind::kSplit, kTekken, PreFlags::kWholeWordsAndBos},
+    {"bloom", PreKind::kSplit, kBloom},
+    {"falcon", PreKind::kFalcon}};
 
-std::vector<std::string> known_pre_names() {
-  std::vector<std::string> names;
-  for (const PreSplit& pre : kPreSplits)
-    names.emplace_back(pre.name);
-  return names;
+std::string sequence(std::initializer_list<std::string_view> steps) {
+  std::string text = R"({"type":"Sequence","pretokenizers":[)";
+  for (const std::string_view step : steps)
+    text.append(text.ends_with('[') ? "" : ",").append(step);
+  return text + "]}";
 }
 
-DigitSplit digit_split_of(const io::GgufFile& file) {
-  const std::string model = file.string_or("tokenizer.ggml.model", "");
-  if (model.empty())
-    throw MissingInputError(file.path() +
-                            ": tokenizer.ggml.model: the file has no tokenizer. "
-                            "Use a GGUF file with one, or a model folder with tokenizer.json.");
-  if (model != "gpt2")
-    throw UnsupportedError(file.path() + ": tokenizer.ggml.model: expected 'gpt2' (byte-level " +
-                           "BPE), found '" + model + "', which is not there yet. See " +
-                           "docs/status.md.");
+std::string split_step(std::string_view pattern) {
+  return R"({"type":"Split","pattern":{"Regex":)" + io::Json(pattern).dump() +
+         R"(},"behavior":"Isolated","invert":false})";
+}
+
+std::string pre_tokenizer_of(const PreSplit& pre) {
+  switch (pre.kind) {
+    case PreKind::kGpt2:
+      return std::string(kByteLevel);
+    case PreKind::kDigitsGpt2:
+      return sequence({kSingleDigits, kByteLevel});
+    case PreKind::kSplit:
+      return sequence({split_step(pre.pattern), kWholeByteLevel});
+    case PreKind::kFalcon:
+      return sequence({R"({"type":"Punctuation","behavior":"Contiguous"})", kByteLevel,
+                       split_step("[0-9][0-9][0-9]")});
+  }
+  return "";
+}
+
+const PreSplit& pre_split_of(const io::GgufFile& file) {
   const std::string pre = file.string_or("tokenizer.ggml.pre", "");
+  std::vector<std::string> names;
   for (const PreSplit& known : kPreSplits) {
     if (known.name == pre)
-      return known.digits;
+      return known;
+    names.emplace_back(known.name);
   }
   throw UnsupportedError(file.path() + ": tokenizer.ggml.pre: '" + pre + "' is not there yet" +
-                         known_names_hint(pre, known_pre_names()) + " See docs/status.md.");
+                         known_names_hint(pre, names) + " See docs/status.md.");
 }
 
 std::optional<int32_t> token_key(const io::GgufFile& file, const std::string& key,
@@ -66,39 +110,6 @@ std::optional<int32_t> token_key(const io::GgufFile& file, const std::string& ke
                     std::to_string(vocabulary) + " (tokenizer.ggml.tokens), found " +
                     std::to_string(id) + ". Fetch the file again.");
   return static_cast<int32_t>(id);
-}
-
-void read_tokens(const io::GgufFile& file, TokenizerSpec& spec) {
-  const std::vector<std::string>* tokens = file.strings("tokenizer.ggml.tokens");
-  if (tokens == nullptr || tokens->empty() ||
-      tokens->size() > static_cast<std::size_t>(kMaxVocabulary))
-    throw DataError(file.path() + ": tokenizer.ggml.tokens: expected 1 to " +
-                    std::to_string(kMaxVocabulary) + " tokens, found " +
-                    std::to_string(tokens == nullptr ? 0 : tokens->size()) +
-                    ". Fetch the file again.");
-  const std::vector<int64_t>* types = file.integers("tokenizer.ggml.token_type");
-  if (types != nullptr && types->size() != tokens->size())
-    throw DataError(file.path() + ": tokenizer.ggml.token_type: expected " +
-                    std::to_string(tokens->size()) + " entries (tokenizer.ggml.tokens), found " +
-                    std::to_string(types->size()) + ". Fetch the file again.");
-  for (std::size_t id = 0; id < tokens->size(); ++id) {
-    const std::string& text = (*tokens)[id];
-    if (text.empty() || text.size() > kMaxTokenBytes || text != replace_invalid_utf8(text))
-      throw DataError(file.path() + ": tokenizer.ggml.tokens[" + std::to_string(id) +
-                      "]: expected 1 to " + std::to_string(kMaxTokenBytes) +
-                      " bytes of UTF-8, found " + std::to_string(text.size()) +
-                      " bytes. Fetch the file again.");
-    const int64_t type = types != nullptr ? (*types)[id] : 1;
-    if (type == kControl || type == kUserDefined) {
-      AddedToken token;
-      token.id = static_cast<int32_t>(id);
-      token.content = text;
-      token.special = type == kControl;
-      spec.added.push_back(std::move(token));
-    }
-  }
-  spec.texts = *tokens;
-  spec.in_model.assign(tokens->size(), 1);
 }
 
 void read_merges(const io::GgufFile& file, TokenizerSpec& spec) {
@@ -118,19 +129,110 @@ void read_merges(const io::GgufFile& file, TokenizerSpec& spec) {
   }
 }
 
+const std::vector<std::string>& read_tokens(const io::GgufFile& file) {
+  const std::vector<std::string>* tokens = file.strings("tokenizer.ggml.tokens");
+  if (tokens == nullptr || tokens->empty() ||
+      tokens->size() > static_cast<std::size_t>(kMaxVocabulary))
+    throw DataError(file.path() + ": tokenizer.ggml.tokens: expected 1 to " +
+                    std::to_string(kMaxVocabulary) + " tokens, found " +
+                    std::to_string(tokens == nullptr ? 0 : tokens->size()) +
+                    ". Fetch the file again.");
+  for (std::size_t id = 0; id < tokens->size(); ++id) {
+    const std::string& text = (*tokens)[id];
+    if (text.empty() || text.size() > kMaxTokenBytes || text != replace_invalid_utf8(text))
+      throw DataError(file.path() + ": tokenizer.ggml.tokens[" + std::to_string(id) +
+                      "]: expected 1 to " + std::to_string(kMaxTokenBytes) +
+                      " bytes of UTF-8, found " + std::to_string(text.size()) +
+                      " bytes. Fetch the file again.");
+  }
+  return *tokens;
+}
+
+/// Types of the tokens; all normal where the file has none.
+std::vector<int64_t> read_types(const io::GgufFile& file, std::size_t num_tokens) {
+  const std::vector<int64_t>* types = file.integers("tokenizer.ggml.token_type");
+  if (types == nullptr)
+    return std::vector<int64_t>(num_tokens, 1);
+  if (types->size() != num_tokens)
+    throw DataError(file.path() + ": tokenizer.ggml.token_type: expected " +
+                    std::to_string(num_tokens) + " entries (tokenizer.ggml.tokens), found " +
+                    std::to_string(types->size()) + ". Fetch the file again.");
+  return *types;
+}
+
+void read_byte_level(const io::GgufFile& file, TokenizerSpec& spec) {
+  const PreSplit& pre = pre_split_of(file);
+  spec.texts = read_tokens(file);
+  spec.in_model.assign(spec.texts.size(), 1);
+  const std::vector<int64_t> types = read_types(file, spec.texts.size());
+  for (std::size_t id = 0; id < types.size(); ++id) {
+    if (types[id] == kControl || types[id] == kUserDefined) {
+      AddedToken token;
+      token.id = static_cast<int32_t>(id);
+      token.content = spec.texts[id];
+      token.special = types[id] == kControl;
+      spec.added.push_back(std::move(token));
+    }
+  }
+  read_merges(file, spec);
+  if (pre.flags == PreFlags::kWholeWords || pre.flags == PreFlags::kWholeWordsAndBos)
+    spec.ignore_merges = IgnoreMerges::kYes;
+  spec.pipeline = {std::string(pre.flags == PreFlags::kNfc ? kNfc : ""), pre_tokenizer_of(pre),
+                   std::string(kByteLevel)};
+  apply_pipeline(file.path(), spec);
+}
+
+void read_sentencepiece(const io::GgufFile& file, TokenizerSpec& spec) {
+  SentencePieces pieces;
+  pieces.texts = read_tokens(file);
+  const std::vector<double>* scores = file.numbers("tokenizer.ggml.scores");
+  if (scores == nullptr || scores->size() != pieces.texts.size())
+    throw DataError(
+        file.path() + ": tokenizer.ggml.scores: expected " + std::to_string(pieces.texts.size()) +
+        " scores (tokenizer.ggml.tokens), found " +
+        std::to_string(scores == nullptr ? 0 : scores->size()) + ". Fetch the file again.");
+  for (const double score : *scores)
+    pieces.scores.push_back(static_cast<float>(score));
+  for (const int64_t type : read_types(file, pieces.texts.size())) {
+    if (type < 1 || type > 6)
+      throw DataError(file.path() + ": tokenizer.ggml.token_type: expected types from 1 to 6, " +
+                      "found " + std::to_string(type) + ". Fetch the file again.");
+    pieces.types.push_back(static_cast<PieceType>(type));
+  }
+  pieces.add_dummy_prefix = file.boolean_or("tokenizer.ggml.add_space_prefix", true);
+  fill_sentencepiece_spec(std::move(pieces), spec);
+}
+
+/// Reads the vocabulary; true where a BOS is added unless the file says otherwise.
+bool read_vocabulary(const io::GgufFile& file, TokenizerSpec& spec) {
+  const std::string model = file.string_or("tokenizer.ggml.model", "");
+  if (model.empty())
+    throw MissingInputError(file.path() +
+                            ": tokenizer.ggml.model: the file has no tokenizer. "
+                            "Use a GGUF file with one, or a model folder with tokenizer.json.");
+  if (model == "llama") {
+    read_sentencepiece(file, spec);
+    return true;
+  }
+  if (model != "gpt2")
+    throw UnsupportedError(file.path() + ": tokenizer.ggml.model: expected 'gpt2' (byte-level " +
+                           "BPE) or 'llama' (SentencePiece's BPE), found '" + model +
+                           "', which is not there yet. See docs/status.md.");
+  read_byte_level(file, spec);
+  return pre_split_of(file).flags == PreFlags::kWholeWordsAndBos;
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer_from_gguf(const io::GgufFile& file) {
   TokenizerSpec spec;
   spec.where = file.path();
-  spec.digits = digit_split_of(file);
-  read_tokens(file, spec);
-  read_merges(file, spec);
+  const bool adds_bos = read_vocabulary(file, spec);
   const std::size_t vocabulary = spec.texts.size();
   spec.bos = token_key(file, "tokenizer.ggml.bos_token_id", vocabulary);
   spec.eos = token_key(file, "tokenizer.ggml.eos_token_id", vocabulary);
   spec.pad = token_key(file, "tokenizer.ggml.padding_token_id", vocabulary);
-  if (file.boolean_or("tokenizer.ggml.add_bos_token", false) && spec.bos)
+  if (file.boolean_or("tokenizer.ggml.add_bos_token", adds_bos) && spec.bos)
     spec.prefix_ids.push_back(*spec.bos);
   if (file.boolean_or("tokenizer.ggml.add_eos_token", false) && spec.eos)
     spec.suffix_ids.push_back(*spec.eos);
@@ -142,7 +244,7 @@ std::unique_ptr<Tokenizer> load_tokenizer_from_gguf(const io::GgufFile& file) {
   const int64_t context = file.integer_or(architecture + ".context_length", 0);
   spec.unknown_name = token_key(file, "tokenizer.ggml.unknown_token_id", vocabulary);
   spec.tokenizer_config_json = write_tokenizer_config(spec, context);
-  return make_byte_bpe_tokenizer(std::move(spec));
+  return make_bpe_tokenizer(std::move(spec));
 }
 
 }  // namespace shardtune::data

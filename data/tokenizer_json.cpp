@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "data/bpe.h"
-#include "io/json.h"
+#include "data/tokenizer_document.h"
 
 namespace shardtune::data {
 namespace {
@@ -13,48 +13,8 @@ namespace {
 using io::Json;
 
 constexpr std::size_t kMaxAddedBytes = 4u << 20;  // of all added tokens together
-constexpr int kMaxNesting = 8;                    // of Sequence in Sequence
 
-/// The document with its name, and the errors about it.
-struct Document {
-  std::string name;
-  const Json& root;
-  int64_t max_ids = 0;
-
-  [[noreturn]] void damaged(const std::string& key, const std::string& what) const {
-    throw DataError(name + ": " + key + ": " + what + ". Fetch the file again.");
-  }
-  [[noreturn]] void not_there(const std::string& key, const std::string& what) const {
-    throw UnsupportedError(name + ": " + key + ": " + what +
-                           " is not there yet; see docs/status.md.");
-  }
-};
-
-const Json* present(const Json& object, std::string_view key) {
-  const Json* value = object.find(key);
-  return value != nullptr && !value->is_null() ? value : nullptr;
-}
-
-bool flag(const Document& document, const Json& object, const std::string& path,
-          const std::string& key, bool otherwise) {
-  const Json* value = present(object, key);
-  if (value == nullptr)
-    return otherwise;
-  if (!value->is_bool())
-    document.damaged(path + "." + key,
-                     "expected true or false, found " + std::string(value->type_name()));
-  return value->as_bool();
-}
-
-const std::string& text_member(const Document& document, const Json& object,
-                               const std::string& path, const std::string& key) {
-  const Json* value = present(object, key);
-  if (value == nullptr || !value->is_string())
-    document.damaged(path + "." + key,
-                     "expected a string, found " +
-                         std::string(value == nullptr ? "nothing" : value->type_name()));
-  return value->as_string();
-}
+using Document = TokenizerDocument;
 
 int32_t token_id(const Document& document, const std::string& path, const Json& value) {
   if (!value.is_integer() || value.as_integer() < 0 || value.as_integer() >= document.max_ids)
@@ -156,11 +116,10 @@ void read_model(const Document& document, TokenizerSpec& spec) {
     document.not_there("model.dropout", "random merging (" + dropout->dump().substr(0, 80) + ")");
   read_vocabulary(document, *model, spec);
   read_merges(document, *model, spec);
-  spec.fuse_unknown = flag(document, *model, "model", "fuse_unk", false);
-  if (flag(document, *model, "model", "ignore_merges", false))
+  spec.fuse_unknown = document.flag(*model, "model", "fuse_unk", false);
+  if (document.flag(*model, "model", "ignore_merges", false))
     spec.ignore_merges = IgnoreMerges::kYes;
-  if (flag(document, *model, "model", "byte_fallback", false))
-    document.not_there("model.byte_fallback", "byte fallback");
+  spec.byte_fallback = document.flag(*model, "model", "byte_fallback", false);
   if (const Json* unknown = present(*model, "unk_token")) {
     const auto found = unknown->is_string()
                            ? std::find(spec.texts.begin(), spec.texts.end(), unknown->as_string())
@@ -191,16 +150,16 @@ void read_added_tokens(const Document& document, TokenizerSpec& spec) {
       document.damaged(path, "expected an object with id and content");
     AddedToken token;
     token.id = token_id(document, path + ".id", *present(entry, "id"));
-    token.content = text_member(document, entry, path, "content");
+    token.content = document.text(entry, path, "content");
     check_text(document, path + ".content", token.content);
     total_bytes += token.content.size();
     if (total_bytes > kMaxAddedBytes)
       document.damaged("added_tokens", "expected at most 4 MiB of tokens");
-    token.special = flag(document, entry, path, "special", false);
-    token.single_word = flag(document, entry, path, "single_word", false);
-    token.lstrip = flag(document, entry, path, "lstrip", false);
-    token.rstrip = flag(document, entry, path, "rstrip", false);
-    token.normalized = flag(document, entry, path, "normalized", !token.special);
+    token.special = document.flag(entry, path, "special", false);
+    token.single_word = document.flag(entry, path, "single_word", false);
+    token.lstrip = document.flag(entry, path, "lstrip", false);
+    token.rstrip = document.flag(entry, path, "rstrip", false);
+    token.normalized = document.flag(entry, path, "normalized", !token.special);
     const auto [found, added] = model_ids.emplace(token.content, token.id);
     if (found->second != token.id)
       document.damaged(path, "'" + token.content.substr(0, 80) + "' has id " +
@@ -209,65 +168,6 @@ void read_added_tokens(const Document& document, TokenizerSpec& spec) {
     place_token(document, path, spec, token.id, token.content);
     spec.added.push_back(std::move(token));
   }
-}
-
-void read_normalizer(const Document& document, TokenizerSpec& spec) {
-  const Json* normalizer = present(document.root, "normalizer");
-  if (normalizer == nullptr)
-    return;
-  const std::string& type = text_member(document, *normalizer, "normalizer", "type");
-  if (type != "NFC")
-    document.not_there("normalizer", "'" + type.substr(0, 80) + "'");
-  spec.normalizer = Normalizer::kNfc;
-}
-
-/// Flattens Sequence into the list of its steps.
-void flatten(const Document& document, const Json& step, const std::string& list_key, int depth,
-             std::vector<const Json*>& steps) {
-  const std::string& path = list_key;
-  if (depth > kMaxNesting)
-    document.damaged(path, "expected at most " + std::to_string(kMaxNesting) + " nested lists");
-  if (text_member(document, step, path, "type") != "Sequence") {
-    steps.push_back(&step);
-    return;
-  }
-  const Json* list = present(step, list_key);
-  if (list == nullptr || !list->is_array())
-    document.damaged(path, "expected a list");
-  for (const Json& inner : list->as_array())
-    flatten(document, inner, list_key, depth + 1, steps);
-}
-
-void read_pre_tokenizer(const Document& document, TokenizerSpec& spec) {
-  const Json* root = present(document.root, "pre_tokenizer");
-  if (root == nullptr)
-    document.not_there("pre_tokenizer", "a BPE model without a ByteLevel step");
-  std::vector<const Json*> steps;
-  flatten(document, *root, "pretokenizers", 0, steps);
-  bool has_byte_level = false;
-  for (const Json* step : steps) {
-    const std::string& type = step->find("type")->as_string();
-    if (has_byte_level)
-      document.not_there("pre_tokenizer", "a step '" + type.substr(0, 80) + "' after ByteLevel");
-    if (type == "Digits") {
-      const bool individual =
-          flag(document, *step, "pre_tokenizer.Digits", "individual_digits", false);
-      if (individual)
-        spec.digits = DigitSplit::kIndividual;
-      else if (spec.digits == DigitSplit::kNone)
-        spec.digits = DigitSplit::kRuns;
-    } else if (type == "ByteLevel") {
-      has_byte_level = true;
-      if (flag(document, *step, "pre_tokenizer.ByteLevel", "add_prefix_space", true))
-        spec.prefix_space = PrefixSpace::kAdd;
-      if (!flag(document, *step, "pre_tokenizer.ByteLevel", "use_regex", true))
-        spec.split = PieceSplit::kWhole;
-    } else {
-      document.not_there("pre_tokenizer", "a step '" + type.substr(0, 80) + "'");
-    }
-  }
-  if (!has_byte_level)
-    document.not_there("pre_tokenizer", "a BPE model without a ByteLevel step");
 }
 
 void read_template(const Document& document, const Json& processor, TokenizerSpec& spec) {
@@ -287,7 +187,7 @@ void read_template(const Document& document, const Json& processor, TokenizerSpe
     const Json* token = piece.find("SpecialToken");
     if (token == nullptr)
       document.damaged(path, "expected SpecialToken or Sequence");
-    const std::string& name = text_member(document, *token, path, "id");
+    const std::string& name = document.text(*token, path, "id");
     const Json* entry = special != nullptr ? special->find(name) : nullptr;
     const Json* ids = entry != nullptr ? entry->find("ids") : nullptr;
     if (ids == nullptr || !ids->is_array())
@@ -305,9 +205,7 @@ void read_post_processor(const Document& document, TokenizerSpec& spec) {
   const Json* root = present(document.root, "post_processor");
   if (root == nullptr)
     return;
-  std::vector<const Json*> steps;
-  flatten(document, *root, "processors", 0, steps);
-  for (const Json* step : steps) {
+  for (const Json* step : document.steps_of(*root, "processors")) {
     const std::string& type = step->find("type")->as_string();
     if (type == "TemplateProcessing") {
       if (!spec.prefix_ids.empty() || !spec.suffix_ids.empty())
@@ -319,16 +217,40 @@ void read_post_processor(const Document& document, TokenizerSpec& spec) {
   }
 }
 
-void check_decoder(const Document& document) {
-  const Json* decoder = present(document.root, "decoder");
-  if (decoder == nullptr)
-    document.not_there("decoder", "a file without ByteLevel decoder");
-  const std::string& type = text_member(document, *decoder, "decoder", "type");
-  if (type != "ByteLevel")
-    document.not_there("decoder", "'" + type.substr(0, 80) + "'");
+}  // namespace
+
+const Json* present(const Json& object, std::string_view key) {
+  const Json* value = object.find(key);
+  return value != nullptr && !value->is_null() ? value : nullptr;
 }
 
-}  // namespace
+void TokenizerDocument::damaged(const std::string& key, const std::string& what) const {
+  throw DataError(name + ": " + key + ": " + what + ". Fetch the file again.");
+}
+
+void TokenizerDocument::not_there(const std::string& key, const std::string& what) const {
+  throw UnsupportedError(name + ": " + key + ": " + what +
+                         " is not there yet; see docs/status.md.");
+}
+
+bool TokenizerDocument::flag(const Json& object, const std::string& path, const std::string& key,
+                             bool otherwise) const {
+  const Json* value = present(object, key);
+  if (value == nullptr)
+    return otherwise;
+  if (!value->is_bool())
+    damaged(path + "." + key, "expected true or false, found " + std::string(value->type_name()));
+  return value->as_bool();
+}
+
+const std::string& TokenizerDocument::text(const Json& object, const std::string& path,
+                                           const std::string& key) const {
+  const Json* value = present(object, key);
+  if (value == nullptr || !value->is_string())
+    damaged(path + "." + key, "expected a string, found " +
+                                  std::string(value == nullptr ? "nothing" : value->type_name()));
+  return value->as_string();
+}
 
 TokenizerSpec parse_tokenizer_json(const std::string& text, const std::string& name) {
   const Json root = io::parse_json(text, name);
@@ -343,7 +265,7 @@ TokenizerSpec parse_tokenizer_json(const std::string& text, const std::string& n
   read_normalizer(document, spec);
   read_pre_tokenizer(document, spec);
   read_post_processor(document, spec);
-  check_decoder(document);
+  read_decoder(document, spec);
   return spec;
 }
 

@@ -1,5 +1,5 @@
-// What a byte-level BPE tokenizer is made of, read from GGUF metadata or tokenizer.json and checked
-// before use: both sources fill this and one class runs it.
+// What a BPE tokenizer is made of, read from GGUF metadata, tokenizer.json or tokenizer.model and
+// checked before use: all sources fill this and one class runs it.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "data/added_tokens.h"
-#include "data/text_split.h"
+#include "data/normalizer.h"
+#include "data/split_step.h"
+#include "data/token_decoder.h"
 #include "data/tokenizer.h"
 
 namespace shardtune::data {
@@ -21,21 +23,30 @@ namespace shardtune::data {
 inline constexpr int64_t kMaxVocabulary = 4'000'000;
 inline constexpr std::size_t kMaxTokenBytes = 4096;
 
-enum class Normalizer { kNone, kNfc };
-enum class PieceSplit { kGpt2, kWhole };  // ByteLevel's use_regex
-enum class PrefixSpace { kNone, kAdd };
 enum class IgnoreMerges { kNo, kYes };
+
+/// The parts of a tokenizer.json that say how text is treated, as JSON texts ("" = null): kept by
+/// sources without such a file, so that one can be written.
+struct PipelineJson {
+  std::string normalizer;
+  std::string pre_tokenizer;
+  std::string decoder;
+};
 
 struct TokenizerSpec {
   std::string where;               // file name for messages
-  std::vector<std::string> texts;  // by id, in the byte alphabet; "" where no token has the id
+  std::vector<std::string> texts;  // by id, in the alphabet; "" where no token has the id
   std::vector<uint8_t> in_model;   // by id: part of the BPE vocabulary
   std::vector<std::pair<std::string, std::string>> merges;
+  /// Rank of each merge; empty: its index. Equal ones merge from left to right.
+  std::vector<uint32_t> merge_ranks;
   std::vector<AddedToken> added;
-  Normalizer normalizer = Normalizer::kNone;
-  DigitSplit digits = DigitSplit::kNone;
-  PieceSplit split = PieceSplit::kGpt2;
-  PrefixSpace prefix_space = PrefixSpace::kNone;
+  TokenAlphabet alphabet = TokenAlphabet::kByteLevel;
+  std::vector<NormalizeStep> normalizer;
+  std::vector<SplitStep> steps;
+  DecoderOptions decoder;
+  PipelineJson pipeline;
+  bool byte_fallback = false;
   IgnoreMerges ignore_merges = IgnoreMerges::kNo;
   std::optional<int32_t> unknown_id;  // for bytes without a token
   bool fuse_unknown = false;
@@ -50,7 +61,7 @@ struct TokenizerSpec {
 };
 
 /// Builds the tokenizer. DataError: duplicate tokens, merges of unknown tokens, ids out of range.
-std::unique_ptr<Tokenizer> make_byte_bpe_tokenizer(TokenizerSpec spec);
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(TokenizerSpec spec);
 
 /// tokenizer.json and tokenizer_config.json of a spec read from GGUF.
 std::string write_tokenizer_json(const TokenizerSpec& spec);

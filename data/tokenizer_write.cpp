@@ -1,5 +1,5 @@
-// tokenizer.json and tokenizer_config.json for a tokenizer that came from GGUF: Digits and
-// ByteLevel as FORMATS 3.1 gives them, so that tokenizers.Tokenizer.from_file yields the same ids.
+// tokenizer.json and tokenizer_config.json for a tokenizer that came from GGUF or tokenizer.model,
+// so that tokenizers.Tokenizer.from_file yields the same ids.
 #include <tuple>
 
 #include "data/tokenizer_spec.h"
@@ -12,21 +12,8 @@ using io::Json;
 
 Json object(std::initializer_list<Json::Member> members) { return Json(Json::Object(members)); }
 
-Json byte_level(const TokenizerSpec& spec) {
-  return object({{"type", "ByteLevel"},
-                 {"add_prefix_space", spec.prefix_space == PrefixSpace::kAdd},
-                 {"trim_offsets", true},
-                 {"use_regex", spec.split == PieceSplit::kGpt2}});
-}
-
-Json pre_tokenizer(const TokenizerSpec& spec) {
-  if (spec.digits == DigitSplit::kNone)
-    return byte_level(spec);
-  Json steps = Json::array();
-  steps.push_back(
-      object({{"type", "Digits"}, {"individual_digits", spec.digits == DigitSplit::kIndividual}}));
-  steps.push_back(byte_level(spec));
-  return object({{"type", "Sequence"}, {"pretokenizers", std::move(steps)}});
+Json parsed_or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : io::parse_json(text, "tokenizer.json");
 }
 
 Json added_tokens(const TokenizerSpec& spec) {
@@ -44,6 +31,8 @@ Json added_tokens(const TokenizerSpec& spec) {
 }
 
 Json post_processor(const TokenizerSpec& spec) {
+  if (spec.prefix_ids.empty() && spec.suffix_ids.empty() && spec.alphabet == TokenAlphabet::kText)
+    return nullptr;
   if (spec.prefix_ids.empty() && spec.suffix_ids.empty())
     return object({{"type", "ByteLevel"},
                    {"add_prefix_space", true},
@@ -81,18 +70,19 @@ Json model(const TokenizerSpec& spec) {
   vocabulary.reserve(spec.texts.size());
   for (std::size_t id = 0; id < spec.texts.size(); ++id)
     vocabulary.emplace_back(spec.texts[id], Json(static_cast<int64_t>(id)));
+  const auto text_of = [&](int32_t id) { return spec.texts[static_cast<std::size_t>(id)]; };
   Json::Array merges;
   merges.reserve(spec.merges.size());
   for (const auto& [left, right] : spec.merges)
     merges.emplace_back(Json::Array{Json(left), Json(right)});
   return object({{"type", "BPE"},
                  {"dropout", nullptr},
-                 {"unk_token", nullptr},
+                 {"unk_token", spec.unknown_id ? Json(text_of(*spec.unknown_id)) : Json(nullptr)},
                  {"continuing_subword_prefix", nullptr},
                  {"end_of_word_suffix", nullptr},
-                 {"fuse_unk", false},
-                 {"byte_fallback", false},
-                 {"ignore_merges", false},
+                 {"fuse_unk", spec.fuse_unknown},
+                 {"byte_fallback", spec.byte_fallback},
+                 {"ignore_merges", spec.ignore_merges == IgnoreMerges::kYes},
                  {"vocab", Json(std::move(vocabulary))},
                  {"merges", Json(std::move(merges))}});
 }
@@ -104,10 +94,10 @@ std::string write_tokenizer_json(const TokenizerSpec& spec) {
                                 {"truncation", nullptr},
                                 {"padding", nullptr},
                                 {"added_tokens", added_tokens(spec)},
-                                {"normalizer", nullptr},
-                                {"pre_tokenizer", pre_tokenizer(spec)},
+                                {"normalizer", parsed_or_null(spec.pipeline.normalizer)},
+                                {"pre_tokenizer", parsed_or_null(spec.pipeline.pre_tokenizer)},
                                 {"post_processor", post_processor(spec)},
-                                {"decoder", byte_level(spec)},
+                                {"decoder", parsed_or_null(spec.pipeline.decoder)},
                                 {"model", model(spec)}});
   return document.dump() + "\n";
 }

@@ -14,6 +14,7 @@
 #include "data/tokenizer.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "tests/data/repeated_units.h"
 
 namespace shardtune::testing {
 

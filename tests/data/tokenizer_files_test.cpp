@@ -50,11 +50,16 @@ TEST(TokenizerJson, RefusesKindsToComeByName) {
       {"normalizer", "'Lowercase'", "docs/status.md"});
   expect_refused<UnsupportedError>(
       [](Json& d) {
+        d.set("pre_tokenizer", object({{"type", "UnicodeScripts"}}));
+      },
+      {"pre_tokenizer", "'UnicodeScripts'", "docs/status.md"});
+  expect_refused<DataError>(
+      [](Json& d) {
         d.set("pre_tokenizer", object({{"type", "Split"}}));
       },
-      {"pre_tokenizer", "'Split'", "docs/status.md"});
+      {"pre_tokenizer.Split.pattern", "String"});
   expect_refused<UnsupportedError>([](Json& d) { d.set("pre_tokenizer", nullptr); },
-                                   {"pre_tokenizer", "ByteLevel"});
+                                   {"decoder", "ByteLevel"});
   expect_refused<UnsupportedError>(
       [](Json& d) {
         d.set("post_processor", object({{"type", "BertProcessing"}}));
@@ -64,7 +69,7 @@ TEST(TokenizerJson, RefusesKindsToComeByName) {
       [](Json& d) {
         d.set("decoder", object({{"type", "Metaspace"}}));
       },
-      {"decoder", "Metaspace"});
+      {"decoder", "ByteLevel"});
   expect_refused<UnsupportedError>([](Json& d) { member(d, "model").set("dropout", 0.1); },
                                    {"model.dropout"});
   expect_refused<UnsupportedError>(
@@ -184,9 +189,12 @@ TEST(TokenizerFolder, NamesFileAndKeyOfWrongSettings) {
 TEST(TokenizerFolder, SaysWhatIsMissing) {
   const TempFolder folder;
   expect_error<MissingInputError>([&] { load_tokenizer(folder.path()); }, {"tokenizer.json"});
-  folder.write("tokenizer.model", "x");
+  folder.write("spiece.model", "x");
   expect_error<UnsupportedError>([&] { load_tokenizer(folder.path()); },
-                                 {"tokenizer.model", "docs/status.md"});
+                                 {"spiece.model", "docs/status.md"});
+  folder.write("tokenizer.model", "x");
+  expect_error<DataError>([&] { load_tokenizer(folder.path()); },
+                          {"tokenizer.model", "SentencePiece model"});
   expect_error<MissingInputError>([&] { load_tokenizer(folder.path() + "/none.gguf"); },
                                   {"none.gguf"});
 }

@@ -1,15 +1,25 @@
-// The byte-level BPE tokenizer: added tokens, normaliser, splits, merges, ends - in the order of
-// the reference (FORMATS 3.1).
+// The BPE tokenizer: added tokens, normaliser, splits, merges, ends - in the order of the reference
+// (FORMATS 3.1).
 #include <algorithm>
 
 #include "core/error.h"
 #include "data/bpe.h"
+#include "data/first_symbols.h"
+#include "data/text_split.h"
 #include "data/tokenizer_spec.h"
 
 namespace shardtune::data {
 namespace {
 
 using TokenIndex = std::unordered_map<std::string_view, int32_t>;
+
+/// Lets a map of strings be asked with views.
+struct TextHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view text) const {
+    return std::hash<std::string_view>()(text);
+  }
+};
 
 std::string in_quotes(std::string_view text) { return "'" + std::string(text.substr(0, 80)) + "'"; }
 
@@ -39,22 +49,62 @@ int32_t merge_part(const TokenizerSpec& spec, const TokenIndex& index, std::size
   return found->second;
 }
 
-BpeMerger::Options merger_options(const TokenizerSpec& spec, const TokenIndex& index) {
-  BpeMerger::Options options;
-  for (int32_t byte = 0; byte < 256; ++byte) {
-    const auto value = static_cast<char>(byte);
-    const auto found = index.find(token_text_of_bytes({&value, 1}));
-    options.byte_ids[static_cast<std::size_t>(byte)] = found != index.end() ? found->second : -1;
-  }
-  options.merges.reserve(spec.merges.size());
+std::vector<BpeMerge> merges_of(const TokenizerSpec& spec, const TokenIndex& index) {
+  std::vector<BpeMerge> merges;
+  merges.reserve(spec.merges.size());
   for (std::size_t i = 0; i < spec.merges.size(); ++i) {
     const auto& [left, right] = spec.merges[i];
-    options.merges.push_back({merge_part(spec, index, i, left), merge_part(spec, index, i, right),
-                              merge_part(spec, index, i, left + right)});
+    const auto rank = spec.merge_ranks.empty() ? static_cast<uint32_t>(i) : spec.merge_ranks[i];
+    merges.push_back({merge_part(spec, index, i, left), merge_part(spec, index, i, right),
+                      merge_part(spec, index, i, left + right), rank});
+  }
+  return merges;
+}
+
+/// "<0xHH>".
+std::string byte_token_text(int32_t byte) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  return {'<',
+          '0',
+          'x',
+          kDigits[static_cast<std::size_t>(byte / 16)],
+          kDigits[static_cast<std::size_t>(byte % 16)],
+          '>'};
+}
+
+FirstSymbols first_symbols_of(const TokenizerSpec& spec, const TokenIndex& index) {
+  FirstSymbols::Options options;
+  options.alphabet = spec.alphabet;
+  options.byte_ids.fill(-1);
+  const bool byte_level = spec.alphabet == TokenAlphabet::kByteLevel;
+  for (int32_t byte = 0; (byte_level || spec.byte_fallback) && byte < 256; ++byte) {
+    const auto value = static_cast<char>(byte);
+    const auto found =
+        index.find(byte_level ? token_text_of_bytes({&value, 1}) : byte_token_text(byte));
+    if (found != index.end())
+      options.byte_ids[static_cast<std::size_t>(byte)] = found->second;
+  }
+  for (const auto& [text, id] : index) {
+    if (byte_level || text.size() > 4)
+      continue;
+    const CodePoint point = decode_code_point(text, 0);
+    if (point.value >= 0 && static_cast<std::size_t>(point.length) == text.size())
+      options.character_ids.emplace(point.value, id);
   }
   options.unknown_id = spec.unknown_id.value_or(-1);
   options.fuse_unknown = spec.fuse_unknown;
-  return options;
+  return FirstSymbols(std::move(options));
+}
+
+constexpr int32_t kSpaceMarkPoint = 0x2581;
+
+/// Whether no merge spans the place before a space mark that follows something else: a text may be
+/// cut there, and words be merged one by one.
+bool merges_stay_in_words(const TokenizerSpec& spec) {
+  return std::all_of(spec.merges.begin(), spec.merges.end(), [](const auto& merge) {
+    const std::string text = merge.first + merge.second;
+    return metaspace_word_end(text, 0) == text.size();
+  });
 }
 
 std::vector<AddedToken> added_tokens_of(const TokenizerSpec& spec, bool normalized) {
@@ -62,8 +112,8 @@ std::vector<AddedToken> added_tokens_of(const TokenizerSpec& spec, bool normaliz
   for (AddedToken token : spec.added) {
     if (token.normalized != normalized)
       continue;
-    if (normalized && spec.normalizer == Normalizer::kNfc)
-      token.content = normalize_nfc(token.content);
+    if (normalized)
+      token.content = normalize(spec.normalizer, token.content, TextStart::kOfInput);
     tokens.push_back(std::move(token));
   }
   return tokens;
@@ -95,30 +145,38 @@ void check_ids(const TokenizerSpec& spec) {
   }
 }
 
-class ByteBpeTokenizer : public Tokenizer {
+class BpeTokenizer : public Tokenizer {
  public:
-  explicit ByteBpeTokenizer(TokenizerSpec spec)
+  explicit BpeTokenizer(TokenizerSpec spec)
       : spec_(std::move(spec)),
         model_index_((check_ids(spec_), index_model_tokens(spec_))),
-        merger_(merger_options(spec_, model_index_)),
+        merger_(merges_of(spec_, model_index_)),
+        symbols_(first_symbols_of(spec_, model_index_)),
+        decoder_(spec_.texts, spec_.decoder),
         raw_added_(added_tokens_of(spec_, false)),
         normalized_added_(added_tokens_of(spec_, true)) {
     has_normalized_added_ = std::any_of(spec_.added.begin(), spec_.added.end(),
                                         [](const AddedToken& token) { return token.normalized; });
     special_.resize(spec_.texts.size(), 0);
-    bytes_.reserve(spec_.texts.size());
-    for (const std::string& text : spec_.texts)
-      bytes_.push_back(bytes_of_token_text(text).value_or(text));
     for (const AddedToken& token : spec_.added) {
       added_index_.emplace(token.content, token.id);
       if (token.special)
         special_[static_cast<std::size_t>(token.id)] = 1;
     }
-    if (spec_.ignore_merges == IgnoreMerges::kYes) {
+    const bool whole_first = spec_.ignore_merges == IgnoreMerges::kYes;
+    if (whole_first) {
       for (const auto& [text, id] : model_index_) {
-        if (const auto bytes = bytes_of_token_text(text))
+        if (spec_.alphabet == TokenAlphabet::kText)
+          whole_pieces_.emplace(text, id);
+        else if (const auto bytes = bytes_of_token_text(text))
           whole_pieces_.emplace(*bytes, id);
       }
+    }
+    if (spec_.alphabet == TokenAlphabet::kText && !whole_first && merges_stay_in_words(spec_) &&
+        symbols_.has_character(kSpaceMarkPoint)) {
+      SplitStep words;
+      words.piece_end = &metaspace_word_end;
+      spec_.steps.push_back(std::move(words));
     }
     if (!spec_.tokenizer_json.empty())
       spec_.merges = {};
@@ -137,13 +195,14 @@ class ByteBpeTokenizer : public Tokenizer {
     std::vector<PlainRange> plain;
     if (options.special == SpecialTokens::kPlain)
       plain.push_back({0, text.size()});
-    encode_marked(text, plain, ids);
+    encode_marked(text, plain, TextStart::kOfInput, ids);
     if (ends)
       ids.insert(ids.end(), spec_.suffix_ids.begin(), spec_.suffix_ids.end());
     return ids;
   }
 
-  std::vector<int32_t> encode_parts(const std::vector<EncodePart>& parts) const override {
+  std::vector<int32_t> encode_parts(const std::vector<EncodePart>& parts,
+                                    TextStart start) const override {
     std::string text;
     std::vector<PlainRange> plain;
     for (const EncodePart& part : parts) {
@@ -152,21 +211,22 @@ class ByteBpeTokenizer : public Tokenizer {
       text += part.text;
     }
     std::vector<int32_t> ids;
-    encode_marked(text, plain, ids);
+    encode_marked(text, plain, start, ids);
     return ids;
   }
 
   std::string decode(const std::vector<int32_t>& ids, const DecodeOptions& options) const override {
-    std::string bytes;
+    std::vector<int32_t> kept;
+    kept.reserve(ids.size());
     for (const int32_t id : ids) {
       const std::size_t index = checked_id(id);
       if (!(options.skip_special && special_[index]))
-        bytes += bytes_[index];
+        kept.push_back(id);
     }
-    return replace_invalid_utf8(bytes);
+    return decoder_.decode(kept);
   }
 
-  std::string token_bytes(int32_t id) const override { return bytes_[checked_id(id)]; }
+  std::string token_bytes(int32_t id) const override { return decoder_.bytes(checked_id(id)); }
 
   int64_t vocab_size() const override { return static_cast<int64_t>(spec_.texts.size()); }
   std::optional<int32_t> token_id(std::string_view token) const override {
@@ -189,7 +249,8 @@ class ByteBpeTokenizer : public Tokenizer {
  private:
   struct Words {
     PieceCache& cache;
-    SpecialTokens special;  // kPlain: some of the text is plain
+    SpecialTokens special;          // kPlain: some of the text is plain
+    std::vector<int32_t>& symbols;  // scratch
   };
 
   std::size_t checked_id(int32_t id) const {
@@ -200,25 +261,32 @@ class ByteBpeTokenizer : public Tokenizer {
     return static_cast<std::size_t>(id);
   }
 
-  void encode_marked(std::string_view text, std::span<const PlainRange> plain,
+  void encode_marked(std::string_view text, std::span<const PlainRange> plain, TextStart start,
                      std::vector<int32_t>& ids) const {
     PieceCachePool::Lease cache(caches_);
-    const Words words{*cache, plain.empty() ? SpecialTokens::kParse : SpecialTokens::kPlain};
+    std::vector<int32_t> symbols;
+    const Words words{*cache, plain.empty() ? SpecialTokens::kParse : SpecialTokens::kPlain,
+                      symbols};
     for (const TextPart& part : raw_added_.split(text, plain)) {
       if (part.token != nullptr)
         ids.push_back(part.token->id);
       else
-        encode_between(text, part, plain, words, ids);
+        encode_between(text, part, plain, part.begin == 0 ? start : TextStart::kAfterToken, words,
+                       ids);
     }
   }
 
   void encode_between(std::string_view whole, const TextPart& span,
-                      std::span<const PlainRange> plain, const Words& words,
+                      std::span<const PlainRange> plain, TextStart start, const Words& words,
                       std::vector<int32_t>& ids) const {
     std::string normalized;
     std::string_view text = whole.substr(span.begin, span.end - span.begin);
-    if (!has_normalized_added_ && spec_.normalizer == Normalizer::kNone) {
-      encode_plain(text, words, ids);
+    if (!spec_.normalizer.empty()) {
+      normalized = normalize(spec_.normalizer, text, start);
+      text = normalized;
+    }
+    if (!has_normalized_added_) {
+      run_step(0, text, start, words, ids);
       return;
     }
     std::vector<PlainRange> inside;
@@ -228,43 +296,52 @@ class ByteBpeTokenizer : public Tokenizer {
     for (; range != plain.end() && range->begin < span.end; ++range)
       inside.push_back({std::max(range->begin, span.begin) - span.begin,
                         std::min(range->end, span.end) - span.begin});
-    if (spec_.normalizer == Normalizer::kNfc) {
-      normalized = normalize_nfc(text);
-      text = normalized;
-      // Offsets have moved: be on the safe side with all of it.
-      if (!inside.empty())
-        inside = {{0, text.size()}};
-    }
+    // Offsets have moved under a normaliser: be on the safe side with all of it.
+    if (!spec_.normalizer.empty() && !inside.empty())
+      inside = {{0, text.size()}};
     for (const TextPart& part : normalized_added_.split(text, inside)) {
       if (part.token != nullptr)
         ids.push_back(part.token->id);
       else
-        encode_plain(text.substr(part.begin, part.end - part.begin), words, ids);
+        run_step(0, text.substr(part.begin, part.end - part.begin),
+                 part.begin == 0 ? start : TextStart::kAfterToken, words, ids);
     }
   }
 
-  void encode_plain(std::string_view text, const Words& words, std::vector<int32_t>& ids) const {
-    std::string prefixed;
-    for (std::size_t begin = 0; begin < text.size();) {
-      const std::size_t end = digit_part_end(text, begin, spec_.digits);
-      std::string_view part = text.substr(begin, end - begin);
-      if (spec_.prefix_space == PrefixSpace::kAdd && part.front() != ' ') {
-        prefixed.assign(1, ' ').append(part);
-        part = prefixed;
+  /// Cuts the text by step `at` and hands the pieces to the next one. As many calls deep as there
+  /// are steps, which the reader of the file bounds.
+  void run_step(std::size_t at, std::string_view text, TextStart start, const Words& words,
+                std::vector<int32_t>& ids) const {
+    if (at == spec_.steps.size()) {
+      encode_piece(text, words, ids);
+      return;
+    }
+    const SplitStep& step = spec_.steps[at];
+    if (step.piece_end != nullptr) {
+      for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t end = step.piece_end(text, begin);
+        SHARDTUNE_ASSERT(end > begin);
+        run_step(at + 1, text.substr(begin, end - begin), begin == 0 ? start : TextStart::kInside,
+                 words, ids);
+        begin = end;
       }
-      for (std::size_t at = 0; at < part.size();) {
-        const std::size_t piece_end =
-            spec_.split == PieceSplit::kGpt2 ? gpt2_piece_end(part, at) : part.size();
-        encode_piece(part.substr(at, piece_end - at), words, ids);
-        at = piece_end;
+    } else if (step.pattern != nullptr) {
+      for (const std::string_view piece : step.pattern->split(text)) {
+        const bool first = piece.data() == text.data();
+        run_step(at + 1, piece, first ? start : TextStart::kInside, words, ids);
       }
-      begin = end;
+    } else if (step.metaspace != nullptr) {
+      run_step(at + 1, step.metaspace->apply(text, start), start, words, ids);
+    } else if (step.prefix_space && !text.empty() && text.front() != ' ') {
+      run_step(at + 1, ' ' + std::string(text), start, words, ids);
+    } else {
+      run_step(at + 1, text, start, words, ids);
     }
   }
 
   void encode_piece(std::string_view piece, const Words& words, std::vector<int32_t>& ids) const {
     if (spec_.ignore_merges == IgnoreMerges::kYes) {
-      const auto found = whole_pieces_.find(std::string(piece));
+      const auto found = whole_pieces_.find(piece);
       // Plain text never yields a special token, even where one is spelled out as a whole piece.
       if (found != whole_pieces_.end() && !(words.special == SpecialTokens::kPlain &&
                                             special_[static_cast<std::size_t>(found->second)])) {
@@ -272,35 +349,38 @@ class ByteBpeTokenizer : public Tokenizer {
         return;
       }
     }
-    if (piece.size() > PieceCache::kMaxBytes) {
-      merger_.encode(piece, ids);
+    const bool cached = piece.size() <= PieceCache::kMaxBytes;
+    if (cached && words.cache.lookup(piece, ids))
       return;
-    }
-    if (words.cache.lookup(piece, ids))
-      return;
+    std::vector<int32_t>& symbols = words.symbols;
+    symbols.clear();
+    symbols_.append(piece, symbols);
+    merger_.merge(symbols);
     const std::size_t first = ids.size();
-    merger_.encode(piece, ids);
-    words.cache.remember(piece, ids, first);
+    ids.insert(ids.end(), symbols.begin(), symbols.end());
+    if (cached)
+      words.cache.remember(piece, ids, first);
   }
 
   TokenizerSpec spec_;
   TokenIndex model_index_;
   BpeMerger merger_;
+  FirstSymbols symbols_;
+  TokenDecoder decoder_;
   AddedTokenMatcher raw_added_;
   AddedTokenMatcher normalized_added_;
   bool has_normalized_added_ = false;
-  std::vector<std::string> bytes_;
   std::vector<uint8_t> special_;
   std::unordered_map<std::string_view, int32_t> added_index_;
-  std::unordered_map<std::string, int32_t> whole_pieces_;
+  std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>> whole_pieces_;
   std::vector<int32_t> stop_ids_;
   mutable PieceCachePool caches_;
 };
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> make_byte_bpe_tokenizer(TokenizerSpec spec) {
-  return std::make_unique<ByteBpeTokenizer>(std::move(spec));
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(TokenizerSpec spec) {
+  return std::make_unique<BpeTokenizer>(std::move(spec));
 }
 
 void add_end_of_turn_tokens(TokenizerSpec& spec) {
