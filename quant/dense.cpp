@@ -139,8 +139,4 @@ std::unique_ptr<FrozenWeight> make_dense_weight(const FrozenWeightRequest& reque
   return std::make_unique<DenseWeight>(request);
 }
 
-int64_t dense_weight_bytes(int64_t num_rows, int64_t num_columns, DType compute) {
-  return checked_mul(checked_mul(num_rows, num_columns), size_of(compute));
-}
-
 }  // namespace shardtune::quant

@@ -112,8 +112,4 @@ const Registry<FrozenWeightFactory>& frozen_formats();
 std::unique_ptr<FrozenWeight> make_frozen_weight(const FrozenWeightRequest& request,
                                                  const QuantizationOptions& options);
 
-/// Bytes that `options` takes for a weight of this shape, without making it (for `plan`).
-int64_t frozen_weight_bytes(const QuantizationOptions& options, int64_t out_features,
-                            int64_t in_features, DType compute);
-
 }  // namespace shardtune::quant

@@ -76,9 +76,4 @@ std::unique_ptr<FrozenWeight> make_int8_weight(const FrozenWeightRequest& reques
   return std::make_unique<Int8Weight>(request);
 }
 
-int64_t int8_weight_bytes(int64_t num_rows, int64_t num_columns) {
-  return checked_add(checked_mul(num_rows, num_columns),
-                     checked_mul(num_rows, size_of(DType::kFloat32)));
-}
-
 }  // namespace shardtune::quant

@@ -163,15 +163,4 @@ std::unique_ptr<FrozenWeight> make_nf4_weight(const FrozenWeightRequest& request
   return std::make_unique<Nf4Weight>(request, options);
 }
 
-int64_t nf4_weight_bytes(const QuantizationOptions& options, int64_t num_rows,
-                         int64_t num_columns) {
-  check_block_size(options);
-  const Nf4Sizes sizes = nf4_sizes(options, checked_mul(num_rows, num_columns));
-  const int64_t fp32 = size_of(DType::kFloat32);
-  const int64_t absmax_bytes = options.double_quant
-                                   ? sizes.num_blocks + fp32 * sizes.num_nested_blocks + fp32
-                                   : fp32 * sizes.num_blocks;
-  return sizes.codes_bytes + absmax_bytes;
-}
-
 }  // namespace shardtune::quant

@@ -169,17 +169,6 @@ TEST_P(FrozenWeightFormats, ProductsReturnTheirScratch) {
   EXPECT_EQ(BufferPool::process().bytes_in_use(), before);
 }
 
-TEST_P(FrozenWeightFormats, PlannedBytesAreTheDeclaredOnes) {
-  int64_t bytes = 0;
-  for (const ParameterId id : weight().components()) {
-    const ParameterSpec& spec = loaded_.store.spec(id);
-    EXPECT_EQ(spec.kind, ParameterKind::kFrozen);
-    EXPECT_EQ(spec.unit, loaded_.unit);
-    bytes += spec.shape.numel() * size_of(spec.dtype);
-  }
-  EXPECT_EQ(frozen_weight_bytes(options(), extents().out, extents().in, compute()), bytes);
-}
-
 TEST_P(FrozenWeightFormats, NoTokensGiveNoProduct) {
   const Tensor x({0, extents().in}, compute());
   const Tensor y({0, extents().out}, compute());

@@ -141,15 +141,15 @@ TEST(QuantizationOptions, AWrongBlockSizeNamesKeyAndAllowedSizes) {
                 make_frozen_weight({&store, unit, "w", 8, 8, DType::kFloat32}, options);
               }),
               expected);
-    EXPECT_EQ(message_of<ConfigError>([&] { frozen_weight_bytes(options, 8, 8, DType::kFloat32); }),
-              expected);
   }
   EXPECT_EQ(store.num_parameters(), 0);
 }
 
 TEST(QuantizationOptions, AnUnknownMethodNamesTheKnownOnes) {
-  const std::string message = message_of<ConfigError>([] {
-    frozen_weight_bytes({"nf5", 64, false}, 8, 8, DType::kFloat32);
+  FakeStore store;
+  const UnitId unit = store.add_unit("layer");
+  const std::string message = message_of<ConfigError>([&] {
+    make_frozen_weight({&store, unit, "w", 8, 8, DType::kFloat32}, {"nf5", 64, false});
   });
   EXPECT_NE(message.find("quantization.method: unknown 'nf5'"), std::string::npos) << message;
   EXPECT_NE(message.find("did you mean 'nf4'?"), std::string::npos) << message;
@@ -168,14 +168,22 @@ TEST(QuantizationOptions, ImpossibleRequestsAreRefused) {
     EXPECT_THROW(make({&store, unit, "w", huge, 8, DType::kFloat32}), ArgumentError);
     EXPECT_THROW(make({&store, unit, "w", 8, 8, DType::kFloat16}), ArgumentError);
     EXPECT_THROW(make({nullptr, unit, "w", 8, 8, DType::kFloat32}), ArgumentError);
-    EXPECT_THROW(frozen_weight_bytes(options, huge, 8, DType::kFloat32), ArgumentError);
   }
 }
 
-TEST(QuantizationOptions, PlannedBytesOfALayerAreKnown) {
+TEST(QuantizationOptions, BytesOfALayerAreKnown) {
   constexpr int64_t kValues = 576 * 1536;
   const auto bytes = [](const QuantizationOptions& options, DType compute) {
-    return frozen_weight_bytes(options, 576, 1536, compute);
+    FakeStore store;
+    const UnitId unit = store.add_unit("layer");
+    const auto weight = make_frozen_weight({&store, unit, "w", 576, 1536, compute}, options);
+    int64_t sum = 0;
+    for (const ParameterId id : weight->components()) {
+      EXPECT_EQ(store.spec(id).kind, ParameterKind::kFrozen);
+      EXPECT_EQ(store.spec(id).unit, unit);
+      sum += store.spec(id).shape.numel() * size_of(store.spec(id).dtype);
+    }
+    return sum;
   };
   EXPECT_EQ(bytes({"none", 64, false}, DType::kBFloat16), 2 * kValues);
   EXPECT_EQ(bytes({"nf4", 64, false}, DType::kBFloat16), kValues / 2 + 4 * kValues / 64);
