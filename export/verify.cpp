@@ -81,6 +81,9 @@ LogitsDifference difference_of(const std::vector<float>& expected,
   return result;
 }
 
+/// Whether the base trained on holds the values of the model's files.
+bool is_unchanged(const std::string& method) { return method == "none" || method == "keep"; }
+
 }  // namespace
 
 void compare_tensors(const std::filesystem::path& folder,
@@ -112,7 +115,7 @@ LogitsDifference compare_logits(const ExportRequest& request, const std::filesys
   models::Model& merged = request.load_back(*source);
   LogitsDifference result = difference_of(expected, last_logits(merged, ids, {}));
   const bool same_base = request.options.merge_base == MergeBase::kTrained ||
-                         request.provenance.quantization.method == "none";
+                         is_unchanged(request.provenance.quantization.method);
   if (same_base) {
     result.tolerance = tolerance_of(request);
     if (!(result.relative_rms <= result.tolerance))

@@ -30,17 +30,13 @@ class MappedGguf final : public GgufFile {
   }
   void read_float32(const TensorInfo& tensor, int64_t begin, int64_t end,
                     float* out) const override {
-    const GgufType* type = find_gguf_type(tensor.dtype);
-    if (type == nullptr || type->decode == nullptr)
-      throw UnsupportedError(describe(tensor) + ": expected one of " + decodable_gguf_types() +
-                             "; found " + tensor.dtype +
-                             ", which has no decoder here yet (docs/status.md). Convert the model "
-                             "with llama.cpp's llama-quantize, for example to Q8_0.");
-    check_element_range(tensor, begin, end, type->block_size);
+    const GgufType& type = type_of(tensor);
+    check_element_range(tensor, begin, end, type.block_size);
     const auto from =
-        bytes(tensor).subspan(static_cast<size_t>(begin / type->block_size * type->block_bytes));
-    type->decode(from.data(), {out, static_cast<size_t>(end - begin)});
+        bytes(tensor).subspan(static_cast<size_t>(begin / type.block_size * type.block_bytes));
+    type.decode(from.data(), {out, static_cast<size_t>(end - begin)});
   }
+  void check_readable(const TensorInfo& tensor) const override { type_of(tensor); }
   void drop(const TensorInfo& tensor) const noexcept override {
     if (const TensorInfo* own = contents_.tensors.find(tensor.name)) {
       const TensorTable::Place& place = contents_.tensors.place(*own);
@@ -53,6 +49,17 @@ class MappedGguf final : public GgufFile {
   }
 
  private:
+  /// UnsupportedError unless the tensor's type has a decoder.
+  const GgufType& type_of(const TensorInfo& tensor) const {
+    const GgufType* type = find_gguf_type(tensor.dtype);
+    if (type == nullptr || type->decode == nullptr)
+      throw UnsupportedError(describe(tensor) + ": expected one of " + decodable_gguf_types() +
+                             "; found " + tensor.dtype +
+                             ", which has no decoder here yet (docs/status.md). Convert the model "
+                             "with llama.cpp's llama-quantize, for example to Q8_0.");
+    return *type;
+  }
+
   MappedFile file_;
   std::string path_;
   GgufContents contents_;

@@ -64,12 +64,7 @@ class MappedSafetensors final : public TensorSource {
 
   void read_float32(const TensorInfo& tensor, int64_t begin, int64_t end,
                     float* out) const override {
-    const Decode decode = decoder_of(tensor.dtype);
-    if (decode == nullptr)
-      throw UnsupportedError(describe(tensor) + ": expected one of F32, BF16, F16, F64, I8, U8, " +
-                             "I16, I32, I64, found " + tensor.dtype +
-                             ", which has no decoder here yet (docs/status.md). Save the model in "
-                             "bfloat16 or float32.");
+    const Decode decode = decoder_for(tensor);
     check_element_range(tensor, begin, end, 1);
     const auto all = bytes(tensor);
     if (begin == end)
@@ -78,6 +73,7 @@ class MappedSafetensors final : public TensorSource {
     decode(all.data() + begin * size, {out, static_cast<size_t>(end - begin)});
   }
 
+  void check_readable(const TensorInfo& tensor) const override { decoder_for(tensor); }
   void drop(const TensorInfo& tensor) const noexcept override {
     if (const TensorInfo* own = table_.find(tensor.name)) {
       const TensorTable::Place& place = table_.place(*own);
@@ -92,6 +88,15 @@ class MappedSafetensors final : public TensorSource {
   }
 
  private:
+  Decode decoder_for(const TensorInfo& tensor) const {
+    if (const Decode decode = decoder_of(tensor.dtype))
+      return decode;
+    throw UnsupportedError(describe(tensor) + ": expected one of F32, BF16, F16, F64, I8, U8, " +
+                           "I16, I32, I64, found " + tensor.dtype +
+                           ", which has no decoder here yet (docs/status.md). Save the model in "
+                           "bfloat16 or float32.");
+  }
+
   std::vector<MappedFile> files_;
   TensorTable table_;
 };

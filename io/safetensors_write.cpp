@@ -61,21 +61,6 @@ void check_names(const std::vector<TensorToWrite>& tensors) {
                           " is taken, reserved or not UTF-8");
   }
 }
-
-void write_data(FileWriter& file, const TensorToWrite& tensor) {
-  const int64_t expected = size_in_bytes(tensor);
-  const int64_t before = file.bytes_written();
-  tensor.write([&](std::span<const std::byte> bytes) {
-    if (file.bytes_written() - before + static_cast<int64_t>(bytes.size()) > expected)
-      throw ArgumentError(tensor.name + ": more than its " + std::to_string(expected) +
-                          " bytes were handed to the writer");
-    file.write(bytes);
-  });
-  if (file.bytes_written() - before != expected)
-    throw ArgumentError(tensor.name + ": expected " + std::to_string(expected) +
-                        " bytes from its writer, found " +
-                        std::to_string(file.bytes_written() - before));
-}
 }  // namespace
 
 void write_safetensors(const fs::path& path, std::vector<TensorToWrite> tensors,
@@ -97,7 +82,7 @@ void write_safetensors(const fs::path& path, std::vector<TensorToWrite> tensors,
   file.write({reinterpret_cast<const std::byte*>(&length), sizeof(length)});
   file.write(header);
   for (const TensorToWrite& tensor : tensors)
-    write_data(file, tensor);
+    write_tensor(file, tensor, size_in_bytes(tensor));
   file.commit();
   rename_durably(partial, path);
 }

@@ -31,6 +31,8 @@ class TensorSource {
   /// UnsupportedError: a dtype without a decoder here, naming tensor and dtype.
   virtual void read_float32(const TensorInfo& tensor, int64_t begin, int64_t end,
                             float* out) const = 0;
+  /// What read_float32 throws for such a dtype, without reading.
+  virtual void check_readable(const TensorInfo& tensor) const = 0;
   /// Drops the tensor's mapped pages after use.
   virtual void drop(const TensorInfo& tensor) const noexcept = 0;
   /// File and tensor for messages: "model.safetensors: model.norm.weight".

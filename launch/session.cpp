@@ -44,7 +44,9 @@ void check_memory(const models::ModelSource& source, const quant::QuantizationOp
                         static_cast<double>(config.hidden_size) *
                         (config.tie_word_embeddings ? 1.0 : 2.0);
   double bytes_each = static_cast<double>(size_of(compute));
-  if (quantization.method != "none")
+  if (quantization.method == "keep")
+    bytes_each = 0.3;  // Q2_K, the smallest stored form
+  else if (quantization.method != "none")
     bytes_each = quantization.method == "int8" ? 1.0 : 0.5;
   const double bytes = static_cast<double>(config.num_layers) * (attention + mlp) * bytes_each +
                        tables * static_cast<double>(size_of(compute));
@@ -71,7 +73,7 @@ void add_model_options(CommandLine& line) {
   line.value("model", "M", "folder of a Hugging Face model, or one .gguf file");
   line.value("adapter", "A", "adapter folder (PEFT's layout)");
   line.value("quantization", "METHOD",
-             "none, nf4 or int8 (default: as the adapter was trained; without one as stored)");
+             "none, keep, nf4 or int8 (default: as the adapter was trained; without one none)");
   line.value("compute-dtype", "D", "auto, float32 or bfloat16 (default auto)");
   line.threads_option();
 }
@@ -83,9 +85,8 @@ ModelArguments model_arguments(const CommandLine& line) {
   if (line.has("adapter") && arguments.adapter.empty())
     throw ConfigError("--adapter: expected a folder, found an empty text. Leave it out for none.");
   if (line.has("quantization"))
-    arguments.quantization =
-        line.choice_or("quantization", "", quant::frozen_formats().names(),
-                       {"keep", "fp4", "gptq", "awq", "hqq", "q4_0", "q8_0", "auto"});
+    arguments.quantization = line.choice_or("quantization", "", quant::frozen_formats().names(),
+                                            {"fp4", "gptq", "awq", "hqq", "q4_0", "q8_0", "auto"});
   arguments.compute_dtype =
       line.choice_or("compute-dtype", "auto", {"auto", "float32", "bfloat16"}, {"float16", "int8"});
   return arguments;

@@ -4,8 +4,10 @@ namespace shardtune::models {
 
 void Loader::expect_shape(const std::string& name, const std::vector<int64_t>& expected) const {
   const std::vector<int64_t> found = source_.shape(name);
-  if (found == expected)
+  if (found == expected) {
+    source_.check_readable(name);
     return;
+  }
   const auto text = [](const std::vector<int64_t>& shape) {
     std::string joined;
     for (const int64_t extent : shape)
@@ -43,6 +45,10 @@ const BaseLinear* Loader::linear(UnitId unit, const std::string& path, Shape out
   request.out_features = out_in[0];
   request.in_features = out_in[1];
   request.compute = options_.compute_dtype;
+  request.stored = {source_.stored_type(name),
+                    [this, name](int64_t begin, int64_t end, std::byte* out) {
+                      source_.read_stored_rows(name, begin, end, out);
+                    }};
   auto weight = quant::make_frozen_weight(request, options_.quantization);
   loads_.push_back([this, weight = weight.get(), name] {
     weight->load(

@@ -1,5 +1,6 @@
 #include "models/model_source.h"
 
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -54,6 +55,21 @@ class TensorsSource : public ModelSource {
   bool has(const std::string& name) const override { return locate(name) != nullptr; }
   std::vector<int64_t> shape(const std::string& name) const override { return need(name).shape; }
   int64_t file_bytes(const std::string& name) const override { return need(name).num_bytes; }
+  std::string stored_type(const std::string& name) const override { return need(name).dtype; }
+  void check_readable(const std::string& name) const override {
+    tensors().check_readable(need(name));
+  }
+  void read_stored_rows(const std::string& name, int64_t begin, int64_t end,
+                        std::byte* out) const override {
+    const io::TensorInfo& tensor = need(name);
+    const auto all = tensors().bytes(tensor);
+    const int64_t num_rows = rows_of(tensor.shape).count;
+    SHARDTUNE_ASSERT(begin >= 0 && begin <= end && end <= num_rows);
+    const auto row_bytes = static_cast<int64_t>(all.size()) / num_rows;
+    for (int64_t row = begin; row < end; ++row)
+      std::memcpy(out + (row - begin) * row_bytes, all.data() + file_row(name, row) * row_bytes,
+                  static_cast<size_t>(row_bytes));
+  }
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
     const io::TensorInfo& tensor = need(name);
     const Rows rows = rows_of(tensor.shape);
@@ -69,6 +85,8 @@ class TensorsSource : public ModelSource {
  protected:
   virtual const io::TensorSource& tensors() const = 0;
   virtual const io::TensorInfo* locate(const std::string& name) const = 0;
+  /// Where the file has a row.
+  virtual int64_t file_row(const std::string&, int64_t row) const { return row; }
 
   const io::TensorInfo& need(const std::string& name) const {
     if (const io::TensorInfo* tensor = locate(name))
@@ -139,8 +157,6 @@ class GgufSource : public TensorsSource {
   }
   std::string folder() const override { return ""; }
 
-  // llama's q and k rows stand in interleaved-pair order: file row h*D + 2*i + b holds row
-  // h*D + b*D/2 + i of Hugging Face's half-split order.
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
     if (!is_permuted(name)) {
       TensorsSource::read_rows(name, begin, end, out);
@@ -148,17 +164,16 @@ class GgufSource : public TensorsSource {
     }
     const io::TensorInfo& tensor = need(name);
     const int64_t length = rows_of(tensor.shape).length;
-    const int64_t head_dim = config_.head_dim;
-    SHARDTUNE_ASSERT(tensor.shape[0] % head_dim == 0 && begin >= 0 && end <= tensor.shape[0]);
+    SHARDTUNE_ASSERT(begin >= 0 && end <= tensor.shape[0]);
     if (length == 1) {  // a bias: elements cannot be read one at a time from a block format
       std::vector<float> all(static_cast<size_t>(tensor.shape[0]));
       file_->read_float32(tensor, 0, tensor.shape[0], all.data());
       for (int64_t row = begin; row < end; ++row)
-        out[row - begin] = all[static_cast<size_t>(file_row(row, head_dim))];
+        out[row - begin] = all[static_cast<size_t>(file_row(name, row))];
       return;
     }
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t source = file_row(row, head_dim);
+      const int64_t source = file_row(name, row);
       file_->read_float32(tensor, source * length, (source + 1) * length,
                           out + (row - begin) * length);
     }
@@ -170,6 +185,17 @@ class GgufSource : public TensorsSource {
     const std::string mapped = gguf_name(family_, name);
     return mapped.empty() ? nullptr : file_->find(mapped);
   }
+  // llama's q and k rows stand in interleaved-pair order: file row h*D + 2*i + b holds row
+  // h*D + b*D/2 + i of Hugging Face's half-split order.
+  int64_t file_row(const std::string& name, int64_t row) const override {
+    if (!is_permuted(name))
+      return row;
+    const int64_t head_dim = config_.head_dim;
+    SHARDTUNE_ASSERT(need(name).shape[0] % head_dim == 0);
+    const int64_t within = row % head_dim;
+    const int64_t half = head_dim / 2;
+    return row - within + (within % half) * 2 + within / half;
+  }
 
  private:
   bool is_permuted(const std::string& name) const {
@@ -177,12 +203,6 @@ class GgufSource : public TensorsSource {
       return false;
     return name.find(".self_attn.q_proj.") != std::string::npos ||
            name.find(".self_attn.k_proj.") != std::string::npos;
-  }
-  static int64_t file_row(int64_t row, int64_t head_dim) {
-    const int64_t head = row / head_dim;
-    const int64_t within = row % head_dim;
-    const int64_t half = head_dim / 2;
-    return head * head_dim + (within % half) * 2 + within / half;
   }
 
   std::unique_ptr<io::GgufFile> file_;

@@ -24,6 +24,14 @@ class ModelSource {
   virtual std::vector<int64_t> shape(const std::string& name) const = 0;
   /// Bytes of the tensor in the file; DataError when absent.
   virtual int64_t file_bytes(const std::string& name) const = 0;
+  /// The file's word for the type of the tensor: "Q4_K", "BF16", ...; DataError when absent.
+  virtual std::string stored_type(const std::string& name) const = 0;
+  /// UnsupportedError naming file, tensor and type when read_rows() has no decoder for it.
+  virtual void check_readable(const std::string& name) const = 0;
+  /// Rows [begin, end) of a matrix as the file holds them, whole blocks. llama's q and k rows of
+  /// GGUF are brought into Hugging Face's order; what is inside a row stays.
+  virtual void read_stored_rows(const std::string& name, int64_t begin, int64_t end,
+                                std::byte* out) const = 0;
   /// Rows [begin, end) of a matrix (or elements of a vector) as fp32.
   virtual void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const = 0;
   /// Drops the tensor's mapped pages.

@@ -9,6 +9,8 @@ std::unique_ptr<FrozenWeight> make_dense_weight(const FrozenWeightRequest& reque
                                                 const QuantizationOptions& options);
 std::unique_ptr<FrozenWeight> make_nf4_weight(const FrozenWeightRequest& request,
                                               const QuantizationOptions& options);
+std::unique_ptr<FrozenWeight> make_stored_weight(const FrozenWeightRequest& request,
+                                                 const QuantizationOptions& options);
 std::unique_ptr<FrozenWeight> make_int8_weight(const FrozenWeightRequest& request,
                                                const QuantizationOptions& options);
 

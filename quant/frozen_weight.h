@@ -22,6 +22,9 @@ using kernels::Accumulate;
 /// Copies rows [begin, end) of the original weight to out as fp32.
 using RowSource = std::function<void(int64_t begin, int64_t end, float* out)>;
 
+/// Copies rows [begin, end) as the model file holds them, whole blocks.
+using ByteSource = std::function<void(int64_t begin, int64_t end, std::byte* out)>;
+
 /// A change added to a weight: out [rows, in] f32 += delta rows [begin, end).
 using DeltaSource = std::function<void(int64_t begin, int64_t end, float* out)>;
 
@@ -88,9 +91,15 @@ class FrozenWeight {
 
 /// What `quantization:` of the configuration says. block_size and double_quant concern nf4 only.
 struct QuantizationOptions {
-  std::string method = "none";  // none | nf4 | int8
+  std::string method = "none";  // none | keep | nf4 | int8
   int64_t block_size = 64;      // values per absmax (nf4)
   bool double_quant = false;    // absmax in 8 bits (nf4)
+};
+
+/// How the model file holds a weight: what `keep` keeps. The file is there until load().
+struct StoredForm {
+  std::string type;  // the file's word: "Q4_K", "BF16", ...
+  ByteSource rows;
 };
 
 /// Declares one weight in the store. `compute` is the dtype of the activations it will meet; the
@@ -102,11 +111,13 @@ struct FrozenWeightRequest {
   int64_t out_features = 0;
   int64_t in_features = 0;
   DType compute = DType::kFloat32;
+  StoredForm stored = {};
 };
 using FrozenWeightFactory = std::unique_ptr<FrozenWeight> (*)(const FrozenWeightRequest& request,
                                                               const QuantizationOptions& options);
-/// "none" (dense), "nf4", "int8".
+/// "none" (dense), "keep" (as stored), "nf4", "int8".
 /// Errors  ConfigError: unknown method, block_size not a power of two in [32, 4096]
+///         UnsupportedError: keep, and a stored type without a decoder
 ///         ArgumentError: no store, an extent below 1, compute neither f32 nor bf16
 const Registry<FrozenWeightFactory>& frozen_formats();
 std::unique_ptr<FrozenWeight> make_frozen_weight(const FrozenWeightRequest& request,

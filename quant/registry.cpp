@@ -4,9 +4,11 @@
 namespace shardtune::quant {
 
 const Registry<FrozenWeightFactory>& frozen_formats() {
-  static const Registry<FrozenWeightFactory> formats(
-      "quantization.method",
-      {{"none", &make_dense_weight}, {"nf4", &make_nf4_weight}, {"int8", &make_int8_weight}});
+  static const Registry<FrozenWeightFactory> formats("quantization.method",
+                                                     {{"none", &make_dense_weight},
+                                                      {"keep", &make_stored_weight},
+                                                      {"nf4", &make_nf4_weight},
+                                                      {"int8", &make_int8_weight}});
   return formats;
 }
 

@@ -78,7 +78,7 @@ void read_quantization(const YamlNode& root, RunConfig& config, Findings& findin
   quant::QuantizationOptions& options = config.quantization;
   std::vector<std::string> methods = quant::frozen_formats().names();
   const size_t num_known = methods.size();
-  methods.insert(methods.end(), {"keep", "fp4"});
+  methods.push_back("fp4");
   options.method = section.choice_or("method", "none", methods);
   if (std::find(methods.begin() + num_known, methods.end(), options.method) != methods.end())
     findings.unsupported(section, "method", "quantization '" + options.method + "'");

@@ -39,6 +39,13 @@ class PlannedSource : public models::ModelSource {
   bool has(const std::string& name) const override { return source_.has(name); }
   std::vector<int64_t> shape(const std::string& name) const override { return source_.shape(name); }
   int64_t file_bytes(const std::string& name) const override { return source_.file_bytes(name); }
+  std::string stored_type(const std::string& name) const override {
+    return source_.stored_type(name);
+  }
+  void check_readable(const std::string& name) const override { source_.check_readable(name); }
+  void read_stored_rows(const std::string& name, int64_t, int64_t, std::byte*) const override {
+    throw ArgumentError(name + ": expected no reading of weights in a plan");
+  }
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
     throw ArgumentError(name + ": expected no reading of weights in a plan");
   }

@@ -2,13 +2,18 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
 
 #include "core/error.h"
+#include "io/float_decode.h"
+#include "io/float_encode.h"
 #include "io/gguf_parse.h"
+#include "io/gguf_write.h"
 #include "tests/io/temp_folder.h"
 
 namespace shardtune::io {
@@ -321,6 +326,66 @@ TEST(Gguf, AFileChangedDuringTheRunIsAnError) {
   EXPECT_HAS(
       message_of<DataError>([&] { file->read_float32(file->tensors().front(), 0, 64, values); }),
       "Do not change input files");
+}
+
+TEST(Gguf, HalvesAreRoundedToNearestEven) {
+  for (uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = decode_half(half);
+    const float next = decode_half(static_cast<uint16_t>(bits + 1));
+    ASSERT_EQ(encode_half(value), half);
+    ASSERT_EQ(encode_half(-value), half | 0x8000);
+    if (bits + 1 == 0x7c00)
+      break;
+    const float middle = value + (next - value) / 2;
+    ASSERT_EQ(encode_half(middle), half + half % 2) << bits;
+    ASSERT_EQ(encode_half(std::nextafter(middle, 0.0f)), half) << bits;
+    ASSERT_EQ(encode_half(std::nextafter(middle, 1e9f)), half + 1) << bits;
+  }
+  EXPECT_EQ(encode_half(65519.0f), 0x7bff);
+  EXPECT_EQ(encode_half(65520.0f), 0x7c00);
+  EXPECT_EQ(encode_half(-INFINITY), 0xfc00);
+  EXPECT_TRUE(std::isnan(decode_half(encode_half(NAN))));
+}
+
+TEST(Gguf, WrittenFilesReadBack) {
+  const TempFolder folder;
+  const fs::path path = folder.path() / "m.gguf";
+  const std::string codes(3 * 144, '\x11');
+  const std::string values(5 * 4, '\x3f');
+  const auto write = [](const std::string& bytes) {
+    return [bytes](const auto& sink) { sink(as_bytes(bytes)); };
+  };
+  const std::vector<std::string> words = {"a", "", "\xc3\xa9"};
+  const std::vector<GgufPair> metadata = {gguf_string("general.architecture", "llama"),
+                                          gguf_uint32("u", 7),
+                                          gguf_bool("b", true),
+                                          gguf_float32("f", 0.5f),
+                                          gguf_strings("words", words),
+                                          gguf_int32s("kinds", std::vector<int32_t>{-1, 3}),
+                                          gguf_float32s("scores", std::vector<float>{0.25f})};
+  write_gguf(path, metadata,
+             std::vector<TensorToWrite>{{"w", "Q4_K", {3, 256}, write(codes)},
+                                        {"n", "F32", {5}, write(values)}});
+  const auto file = open_gguf(path);
+  EXPECT_EQ(file->string("general.architecture"), "llama");
+  EXPECT_EQ(file->integer("u"), 7);
+  EXPECT_TRUE(file->boolean_or("b", false));
+  EXPECT_EQ(file->number("f"), 0.5);
+  EXPECT_EQ(*file->strings("words"), words);
+  EXPECT_EQ(*file->integers("kinds"), (std::vector<int64_t>{-1, 3}));
+  EXPECT_EQ(*file->numbers("scores"), (std::vector<double>{0.25}));
+  EXPECT_EQ(file->find("w")->shape, (std::vector<int64_t>{3, 256}));
+  EXPECT_TRUE(std::ranges::equal(file->bytes(*file->find("w")), as_bytes(codes)));
+  EXPECT_TRUE(std::ranges::equal(file->bytes(*file->find("n")), as_bytes(values)));
+  const auto refused = [&](const TensorToWrite& tensor) {
+    EXPECT_THROW(write_gguf(path, {}, std::vector<TensorToWrite>{tensor}), ArgumentError);
+  };
+  refused({"w", "Q4_K", {3, 128}, write(codes)});
+  refused({"w", "Q9_K", {3, 256}, write(codes)});
+  refused({"w", "Q4_K", {4, 256}, write(codes)});
+  refused({"w", "Q4_K", {2, 256}, write(codes)});
+  refused({std::string(65, 'n'), "Q4_K", {3, 256}, write(codes)});
 }
 
 fs::path smollm2() {

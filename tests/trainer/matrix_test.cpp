@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "tests/support/tiny_gguf.h"
 #include "tests/trainer/run_list.h"
 
 namespace shardtune::trainer {
@@ -27,6 +28,12 @@ struct Choice {
 const Choice kNf4Double{"nf4, double_quant", {"quantization={method: nf4, double_quant: true}"}};
 const Choice kNf4{"nf4", {"quantization={method: nf4}"}};
 const Choice kInt8{"int8", {"quantization={method: int8}"}};
+// '@' is the folder of the models.
+const Choice kKeepMixed{"keep (GGUF: Q4_K, Q5_K, Q6_K, Q5_0, Q5_1)",
+                        {"quantization={method: keep}", "model.model_name_or_path=@mixed.gguf"}};
+const Choice kKeepOthers{"keep (GGUF: Q2_K, Q3_K, Q4_0, Q4_1, Q8_0, IQ4_NL, F16, BF16, F32)",
+                         {"quantization={method: keep}", "model.model_name_or_path=@others.gguf"}};
+const Choice kKeepFolder{"keep (safetensors: F32)", {"quantization={method: keep}"}};
 const Choice kDense{"none (dense)", {"quantization={method: none}"}};
 const Choice kBf16{"bfloat16", {"model.compute_dtype=bfloat16"}};
 const Choice kF32{"float32", {"model.compute_dtype=float32"}};
@@ -73,15 +80,18 @@ std::vector<Line> lines() {
   };
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kBf16, kLora, {1, 2, 4});
-  for (const Choice& base : {kNf4, kInt8})
+  add(kKeepMixed, kBf16, kLora, {1, 2, 4});
+  for (const Choice& base : {kNf4, kInt8, kKeepOthers})
     add(base, kBf16, kLora, {4});
+  result.push_back({kKeepFolder, kBf16, kLora, Place::kMemory, {2}});
+  result.push_back({kKeepMixed, kF32, kLora, Place::kMemory, {2}});
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kF32, kLora, {4});
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kBf16, kRsLora, {2});
   for (const Choice& base : {kNf4Double, kDense})
     result.push_back({base, kBf16, kLora, Place::kMemory, {1, 2}, 2});
-  for (const Choice& base : {kNf4Double, kDense, kInt8})
+  for (const Choice& base : {kNf4Double, kDense, kInt8, kKeepMixed})
     result.push_back({base, kBf16, kLora, Place::kShared, {1, 2, 4}});
   return result;
 }
@@ -102,6 +112,8 @@ struct Cell {
 class Matrix {
  public:
   Matrix() : lines_(lines()) {
+    testing::make_tiny_gguf(small_.path("mixed.gguf"), testing::q4_k_m);
+    testing::make_tiny_gguf(small_.path("others.gguf"), testing::all_other_types);
     for (size_t i = 0; i < lines_.size(); ++i) {
       references_.emplace(lines_[i].method_name(), i);
       for (const int ranks : lines_[i].ranks) {
@@ -165,7 +177,11 @@ class Matrix {
   static constexpr int kSteps = 3;
 
   static std::string reference(size_t line) { return "reference" + std::to_string(line); }
-  static Overrides overrides(Overrides method, const Overrides& more) {
+  Overrides overrides(Overrides method, const Overrides& more) const {
+    for (std::string& key : method) {
+      if (const size_t at = key.find('@'); at != std::string::npos)
+        key.replace(at, 1, small_.path("").string());
+    }
     method.push_back("training.max_steps=" + std::to_string(kSteps));
     method.insert(method.end(), more.begin(), more.end());
     return method;
@@ -205,7 +221,6 @@ std::vector<Refusal> refusals() {
       {"computing in int8", {"model.compute_dtype=int8"}},
       {"computing in float16", {"model.compute_dtype=float16"}},
       {"frozen base in FP4", {"quantization={method: fp4}"}},
-      {"GGUF codes as they are", {"quantization={method: keep}"}},
       {"DoRA", {"adapter.method=dora"}},
       {"preference objectives", {"training.objective=dpo"}},
   };
