@@ -29,7 +29,8 @@ quant::QuantizationOptions quantization_from(const io::Json& root, const std::st
 io::Json to_json(const Provenance& provenance) {
   io::Json quantization = io::Json::object();
   quantization.set("method", provenance.quantization.method);
-  if (provenance.quantization.method == "nf4") {
+  if (const std::string& method = provenance.quantization.method;
+      method == "nf4" || method == "fp4") {
     quantization.set("block_size", provenance.quantization.block_size);
     quantization.set("double_quant", provenance.quantization.double_quant);
   }

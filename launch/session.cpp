@@ -72,8 +72,9 @@ StoredModel load_alone(const models::ModelSource& source, const models::LoadOpti
 void add_model_options(CommandLine& line) {
   line.value("model", "M", "folder of a Hugging Face model, or one .gguf file");
   line.value("adapter", "A", "adapter folder (PEFT's layout)");
-  line.value("quantization", "METHOD",
-             "none, keep, nf4 or int8 (default: as the adapter was trained; without one none)");
+  line.value(
+      "quantization", "METHOD",
+      "none, keep, nf4, fp4 or int8 (default: as the adapter was trained; without one none)");
   line.value("compute-dtype", "D", "auto, float32 or bfloat16 (default auto)");
   line.threads_option();
 }
@@ -86,7 +87,7 @@ ModelArguments model_arguments(const CommandLine& line) {
     throw ConfigError("--adapter: expected a folder, found an empty text. Leave it out for none.");
   if (line.has("quantization"))
     arguments.quantization = line.choice_or("quantization", "", quant::frozen_formats().names(),
-                                            {"fp4", "gptq", "awq", "hqq", "q4_0", "q8_0", "auto"});
+                                            {"gptq", "awq", "hqq", "q4_0", "q8_0", "auto"});
   arguments.compute_dtype =
       line.choice_or("compute-dtype", "auto", {"auto", "float32", "bfloat16"}, {"float16", "int8"});
   return arguments;

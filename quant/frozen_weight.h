@@ -89,11 +89,12 @@ class FrozenWeight {
   int64_t in_features_ = 0;
 };
 
-/// What `quantization:` of the configuration says. block_size and double_quant concern nf4 only.
+/// What `quantization:` of the configuration says. block_size and double_quant concern nf4 and fp4
+/// only.
 struct QuantizationOptions {
-  std::string method = "none";  // none | keep | nf4 | int8
-  int64_t block_size = 64;      // values per absmax (nf4)
-  bool double_quant = false;    // absmax in 8 bits (nf4)
+  std::string method = "none";  // none | keep | nf4 | fp4 | int8
+  int64_t block_size = 64;      // values per absmax (nf4, fp4)
+  bool double_quant = false;    // absmax in 8 bits (nf4, fp4)
 };
 
 /// How the model file holds a weight: what `keep` keeps. The file is there until load().
@@ -115,7 +116,7 @@ struct FrozenWeightRequest {
 };
 using FrozenWeightFactory = std::unique_ptr<FrozenWeight> (*)(const FrozenWeightRequest& request,
                                                               const QuantizationOptions& options);
-/// "none" (dense), "keep" (as stored), "nf4", "int8".
+/// "none" (dense), "keep" (as stored), "nf4", "fp4", "int8".
 /// Errors  ConfigError: unknown method, block_size not a power of two in [32, 4096]
 ///         UnsupportedError: keep, and a stored type without a decoder
 ///         ArgumentError: no store, an extent below 1, compute neither f32 nor bf16

@@ -40,50 +40,53 @@ std::string block_sizes_text() {
   return text;
 }
 
-const std::array<float, 16>& nf4_table() {
-  static constexpr std::array<float, 16> kTable = {-1.0f,
-                                                   -0.6961928009986877f,
-                                                   -0.5250730514526367f,
-                                                   -0.39491748809814453f,
-                                                   -0.28444138169288635f,
-                                                   -0.18477343022823334f,
-                                                   -0.09105003625154495f,
-                                                   0.0f,
-                                                   0.07958029955625534f,
-                                                   0.16093020141124725f,
-                                                   0.24611230194568634f,
-                                                   0.33791524171829224f,
-                                                   0.44070982933044434f,
-                                                   0.5626170039176941f,
-                                                   0.7229568362236023f,
-                                                   1.0f};
-  return kTable;
+namespace {
+// Codes in ascending order of their values, which `sorted` gives.
+FourBitCodebook make_codebook(const std::array<float, 16>& values,
+                              const std::array<uint8_t, 16>& sorted) {
+  FourBitCodebook book{values, {}, sorted};
+  for (size_t i = 0; i < book.midpoints.size(); ++i)
+    book.midpoints[i] = (values[sorted[i]] + values[sorted[i + 1]]) / 2.0f;
+  return book;
+}
+}  // namespace
+
+const FourBitCodebook& nf4_codebook() {
+  static const FourBitCodebook book = make_codebook(
+      {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
+       -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+       0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+       0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
+      {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
+  return book;
 }
 
-const std::array<float, 15>& nf4_midpoints() {
-  static const std::array<float, 15> midpoints = [] {
-    std::array<float, 15> result{};
-    for (size_t i = 0; i < result.size(); ++i)
-      result[i] = (nf4_table()[i] + nf4_table()[i + 1]) / 2.0f;
-    return result;
-  }();
-  return midpoints;
+const FourBitCodebook& fp4_codebook() {
+  constexpr float kTiny = 0.0052083334885537624f, kSixth = 0.1666666716337204f,
+                  kThird = 0.3333333432674408f, kTwoThirds = 0.6666666865348816f;
+  static const FourBitCodebook book =
+      make_codebook({0.0f, kTiny, kTwoThirds, 1.0f, kThird, 0.5f, kSixth, 0.25f, 0.0f, -kTiny,
+                     -kTwoThirds, -1.0f, -kThird, -0.5f, -kSixth, -0.25f},
+                    {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3});
+  return book;
 }
 
 std::optional<int64_t> nf4_quantize(std::span<const float> x, int64_t block_size,
-                                    std::span<uint8_t> codes, std::span<float> absmax) {
+                                    std::span<uint8_t> codes, std::span<float> absmax,
+                                    const FourBitCodebook& codebook) {
   check_sizes(x, block_size, codes, absmax);
   const int64_t n = std::ssize(x);
   const int64_t num_whole = n / block_size;
   parallel_for(num_whole, std::max<int64_t>(kValuesPerTask / block_size, 1),
                [&](int64_t begin, int64_t end) {
                  const int64_t first = begin * block_size;
-                 nf4_quantize_blocks({x.data() + first, end - begin, block_size},
+                 nf4_quantize_blocks({x.data() + first, end - begin, block_size}, codebook,
                                      codes.data() + first / 2, absmax.data() + begin);
                });
   if (const int64_t rest = n % block_size; rest != 0) {
     const int64_t first = num_whole * block_size;
-    absmax[num_whole] = nf4_quantize_short_block(x.data() + first, rest, codes.data() + first / 2);
+    absmax[num_whole] =
+        nf4_quantize_short_block(x.data() + first, rest, codebook, codes.data() + first / 2);
   }
   for (int64_t b = 0; b < std::ssize(absmax); ++b) {
     if (absmax[b] <= std::numeric_limits<float>::max())

@@ -1,7 +1,7 @@
 // Dequantising by shuffles: the machine's form (decode_machine.h) where there is one; else by
-// bytes, where the 16 products table[code] * absmax of a block are made once, and each byte of them
-// is looked up for 16 codes at a time. pshufb is in the baseline, so one form serves every machine
-// and is far faster than memory.
+// bytes, where the 16 products values[code] * absmax of a block are made once, and each byte of
+// them is looked up for 16 codes at a time. pshufb is in the baseline, so one form serves every
+// machine and is far faster than memory.
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -35,10 +35,10 @@ struct BlockTable {
   HWY_ALIGN uint32_t bits[16];
   HWY_ALIGN uint8_t bytes[sizeof(T)][16];
 
-  explicit BlockTable(float absmax) {
-    const float* table = nf4_table().data();
+  BlockTable(const FourBitCodebook& codebook, float absmax) {
+    const float* values = codebook.values.data();
     for (int c = 0; c < 16; ++c)
-      bits[c] = output_bits(table[c] * absmax, T());
+      bits[c] = output_bits(values[c] * absmax, T());
     for (size_t k = 0; k < sizeof(T); ++k) {
       for (int c = 0; c < 16; ++c)
         bytes[k][c] = static_cast<uint8_t>(bits[c] >> (8 * k));
@@ -123,8 +123,9 @@ void dequantize(const Nf4View& weight, int64_t begin, int64_t end, T* out) {
   while (i < end) {
     const int64_t block = i / weight.block_size;
     const int64_t stop = std::min(end, (block + 1) * weight.block_size);
-    dequantize_in_block(weight.codes, BlockTable<T>(absmax_at(weight.absmax, block, map)), i, stop,
-                        out);
+    dequantize_in_block(weight.codes,
+                        BlockTable<T>(*weight.codebook, absmax_at(weight.absmax, block, map)), i,
+                        stop, out);
     out += stop - i;
     i = stop;
   }
@@ -151,7 +152,7 @@ void dequantize_by_machine(const Nf4View& weight, int64_t begin, int64_t end, BF
     }
     const int64_t first = block * size;
     if (normal)
-      machine.nf4(weight.codes + first / 2, absmax, count, size, nf4_table().data(),
+      machine.nf4(weight.codes + first / 2, absmax, count, size, weight.codebook->values.data(),
                   reinterpret_cast<uint16_t*>(origin + first));
     else
       dequantize(weight, first, first + count * size, origin + first);

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "quant/nf4.h"
+
 namespace shardtune::quant {
 
 /// Whole blocks, one after the other.
@@ -14,9 +16,11 @@ struct Nf4Blocks {
 
 /// Quantises whole blocks. The absmax of a block with a value that is not finite is NaN or infinity
 /// (its codes are then meaningless).
-void nf4_quantize_blocks(const Nf4Blocks& blocks, uint8_t* codes, float* absmax);
+void nf4_quantize_blocks(const Nf4Blocks& blocks, const FourBitCodebook& codebook, uint8_t* codes,
+                         float* absmax);
 
 /// Quantises a last block of count values, fewer than its block_size. Returns its absmax.
-float nf4_quantize_short_block(const float* x, int64_t count, uint8_t* codes);
+float nf4_quantize_short_block(const float* x, int64_t count, const FourBitCodebook& codebook,
+                               uint8_t* codes);
 
 }  // namespace shardtune::quant

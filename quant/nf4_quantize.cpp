@@ -39,9 +39,9 @@ HWY_ATTR float block_absmax(const float* x, int64_t count) {
 template <class D, class V = hn::Vec<D>>
 class MidpointCounter {
  public:
-  HWY_ATTR explicit MidpointCounter(D d) {
+  HWY_ATTR MidpointCounter(D d, const FourBitCodebook& codebook) {
     for (size_t m = 0; m < kCount; ++m)
-      midpoints_[m] = hn::Set(d, nf4_midpoints()[m]);
+      midpoints_[m] = hn::Set(d, codebook.midpoints[m]);
   }
 
   HWY_ATTR hn::Vec<hn::RebindToSigned<D>> codes(V v) const {
@@ -75,6 +75,14 @@ HWY_ATTR void block_codes(const Counter& counter, const float* x, int64_t count,
   }
 }
 
+// Numbers of midpoints to codes, in place. count is a multiple of 32.
+HWY_ATTR void map_codes(const FourBitCodebook& codebook, uint8_t* codes, int64_t count) {
+  const hn::Full128<uint8_t> d8;
+  const auto map = hn::LoadU(d8, codebook.codes.data());
+  for (int64_t i = 0; i < count; i += 16)
+    hn::StoreU(hn::TableLookupBytes(map, hn::LoadU(d8, codes + i)), d8, codes + i);
+}
+
 // Two codes to a byte, the first in the high nibble.
 HWY_ATTR void pack_codes(const uint8_t* codes, int64_t count, uint8_t* packed) {
   const hn::ScalableTag<uint16_t> d;
@@ -96,8 +104,9 @@ HWY_ATTR void pack_codes(const uint8_t* codes, int64_t count, uint8_t* packed) {
 // bitsandbytes keeps 1 / absmax finite in this way.
 constexpr float kSmallestDivisor = 1e-38f;
 
-HWY_ATTR void quantize_blocks(const Nf4Blocks& blocks, uint8_t* packed, float* absmax) {
-  const MidpointCounter counter{hn::ScalableTag<float>()};
+HWY_ATTR void quantize_blocks(const Nf4Blocks& blocks, const FourBitCodebook& codebook,
+                              uint8_t* packed, float* absmax) {
+  const MidpointCounter counter{hn::ScalableTag<float>(), codebook};
   const int64_t size = blocks.block_size;
   // Several small blocks at a time, so that counting does not wait for the absmax of each.
   const int64_t group = kMaxBlockSize / size;
@@ -111,18 +120,21 @@ HWY_ATTR void quantize_blocks(const Nf4Blocks& blocks, uint8_t* packed, float* a
       const float factor = 1.0f / std::max(absmax[first + b], kSmallestDivisor);
       block_codes<Normalise::kMultiply>(counter, x + b * size, size, factor, codes + b * size);
     }
+    map_codes(codebook, codes, count * size);
     pack_codes(codes, count * size, packed + first * size / 2);
   }
 }
 
-HWY_ATTR float quantize_short_block(const float* x, int64_t count, uint8_t* packed) {
+HWY_ATTR float quantize_short_block(const float* x, int64_t count, const FourBitCodebook& codebook,
+                                    uint8_t* packed) {
   // Zeros up to a whole vector: the first of them is also the padding of an odd count.
   HWY_ALIGN float padded[kMaxBlockSize] = {};
   HWY_ALIGN uint8_t codes[kMaxBlockSize];
   std::memcpy(padded, x, static_cast<size_t>(count) * sizeof(float));
-  const MidpointCounter counter{hn::ScalableTag<float>()};
+  const MidpointCounter counter{hn::ScalableTag<float>(), codebook};
   const float divisor = std::max(block_absmax(x, count), kSmallestDivisor);
   block_codes<Normalise::kDivide>(counter, padded, round_up(count, 32), divisor, codes);
+  map_codes(codebook, codes, round_up(count, 32));
   pack_codes(codes, round_up(count, 2), packed);
   return divisor;
 }
@@ -136,12 +148,14 @@ namespace shardtune::quant {
 HWY_EXPORT(quantize_blocks);
 HWY_EXPORT(quantize_short_block);
 
-void nf4_quantize_blocks(const Nf4Blocks& blocks, uint8_t* codes, float* absmax) {
-  HWY_DYNAMIC_DISPATCH(quantize_blocks)(blocks, codes, absmax);
+void nf4_quantize_blocks(const Nf4Blocks& blocks, const FourBitCodebook& codebook, uint8_t* codes,
+                         float* absmax) {
+  HWY_DYNAMIC_DISPATCH(quantize_blocks)(blocks, codebook, codes, absmax);
 }
 
-float nf4_quantize_short_block(const float* x, int64_t count, uint8_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(quantize_short_block)(x, count, codes);
+float nf4_quantize_short_block(const float* x, int64_t count, const FourBitCodebook& codebook,
+                               uint8_t* codes) {
+  return HWY_DYNAMIC_DISPATCH(quantize_short_block)(x, count, codebook, codes);
 }
 
 }  // namespace shardtune::quant

@@ -1,5 +1,6 @@
-// The NF4 weight: codes of the flattened [out, in] and the absmax of each block, in fp32 or, with
-// double_quant, in 8 bits. Blocks run across rows when block_size does not divide in_features.
+// The NF4 and FP4 weight: codes of the flattened [out, in] and the absmax of each block, in fp32
+// or, with double_quant, in 8 bits. Blocks run across rows when block_size does not divide
+// in_features.
 #include <algorithm>
 
 #include "quant/double_quant.h"
@@ -34,7 +35,7 @@ class Nf4Weight final : public QuantizedWeight {
  public:
   Nf4Weight(const FrozenWeightRequest& request, const QuantizationOptions& options);
 
-  std::string_view format() const override { return "nf4"; }
+  std::string_view format() const override { return options_.method; }
   std::vector<ParameterId> components() const override {
     if (options_.double_quant)
       return {codes_, absmax_codes_, nested_absmax_, nested_offset_};
@@ -59,6 +60,9 @@ class Nf4Weight final : public QuantizedWeight {
         {name() + "." + component, unit(), ParameterKind::kFrozen, dtype, Shape{count}, codes_});
   }
   int64_t num_values() const { return out_features() * in_features(); }
+  const FourBitCodebook& codebook() const {
+    return options_.method == "fp4" ? fp4_codebook() : nf4_codebook();
+  }
   Nf4View resolve() const;
   void quantize(const RowSource& rows, std::span<uint8_t> codes, std::span<float> absmax) const;
   void publish_absmax(const std::vector<float>& absmax);
@@ -103,9 +107,10 @@ void Nf4Weight::quantize(const RowSource& rows, std::span<uint8_t> codes,
     const int64_t available = num_waiting + (end - begin) * columns;
     const bool last = end == out_features();
     const int64_t count = last ? available : available / block_size * block_size;
-    const auto bad = nf4_quantize(std::span<const float>(buffer).first(count), block_size,
-                                  codes.subspan(done / 2, ceil_div(count, 2)),
-                                  absmax.subspan(done / block_size, ceil_div(count, block_size)));
+    const auto bad =
+        nf4_quantize(std::span<const float>(buffer).first(count), block_size,
+                     codes.subspan(done / 2, ceil_div(count, 2)),
+                     absmax.subspan(done / block_size, ceil_div(count, block_size)), codebook());
     if (bad)
       throw_non_finite(*this, done + *bad, buffer[*bad]);
     std::copy(buffer.begin() + count, buffer.begin() + available, buffer.begin());
@@ -145,6 +150,7 @@ Nf4View Nf4Weight::resolve() const {
   Nf4View view;
   view.codes = store_->value(codes_).data<const uint8_t>();
   view.block_size = options_.block_size;
+  view.codebook = &codebook();
   if (options_.double_quant) {
     view.absmax.codes = store_->value(absmax_codes_).data<const uint8_t>();
     view.absmax.nested_absmax = store_->value(nested_absmax_).data<const float>();

@@ -8,6 +8,7 @@ const Registry<FrozenWeightFactory>& frozen_formats() {
                                                      {{"none", &make_dense_weight},
                                                       {"keep", &make_stored_weight},
                                                       {"nf4", &make_nf4_weight},
+                                                      {"fp4", &make_nf4_weight},
                                                       {"int8", &make_int8_weight}});
   return formats;
 }

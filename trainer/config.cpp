@@ -73,24 +73,20 @@ void read_model(const YamlNode& root, ModelSection& model) {
   section.finish();
 }
 
-void read_quantization(const YamlNode& root, RunConfig& config, Findings& findings) {
+void read_quantization(const YamlNode& root, RunConfig& config) {
   const YamlNode section = open_section(root, "quantization");
   quant::QuantizationOptions& options = config.quantization;
-  std::vector<std::string> methods = quant::frozen_formats().names();
-  const size_t num_known = methods.size();
-  methods.push_back("fp4");
-  options.method = section.choice_or("method", "none", methods);
-  if (std::find(methods.begin() + num_known, methods.end(), options.method) != methods.end())
-    findings.unsupported(section, "method", "quantization '" + options.method + "'");
+  options.method = section.choice_or("method", "none", quant::frozen_formats().names());
   options.block_size = section.integer_or("block_size", 64, {32, 4096});
   if (options.block_size > 0 && !std::has_single_bit(static_cast<uint64_t>(options.block_size))) {
     section.error("block_size", "expected a power of two in [32, 4096], found " +
                                     std::to_string(options.block_size) + ". Write 64.");
   }
   options.double_quant = section.boolean_or("double_quant", false);
-  if (options.method != "nf4" && (section.has("block_size") || options.double_quant)) {
+  const bool has_blocks = options.method == "nf4" || options.method == "fp4";
+  if (!has_blocks && (section.has("block_size") || options.double_quant)) {
     config.notices.push_back(
-        "quantization.block_size and quantization.double_quant belong to nf4 "
+        "quantization.block_size and quantization.double_quant belong to nf4 and fp4 "
         "and have no effect with method " +
         options.method);
   }
@@ -369,7 +365,7 @@ RunConfig parse_config(std::string_view text, const std::string& name,
 
   RunConfig config;
   read_model(root, config.model);
-  read_quantization(root, config, findings);
+  read_quantization(root, config);
   read_adapter(root, config.adapter);
   read_data(root, config.data, findings);
   read_training(root, config.training, findings);

@@ -16,8 +16,11 @@ namespace {
 constexpr int64_t kOut = 1536;
 constexpr int64_t kIn = 576;
 
-const QuantizationOptions kFormats[] = {
-    {"none", 64, false}, {"nf4", 64, false}, {"nf4", 64, true}, {"int8", 64, false}};
+const QuantizationOptions kFormats[] = {{"none", 64, false},
+                                        {"nf4", 64, false},
+                                        {"nf4", 64, true},
+                                        {"int8", 64, false},
+                                        {"fp4", 64, true}};
 
 void set_rate(benchmark::State& state, int64_t num_bytes) {
   state.SetBytesProcessed(state.iterations() * num_bytes);

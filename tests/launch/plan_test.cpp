@@ -44,7 +44,7 @@ class Plan : public ::testing::Test {
 
 TEST_F(Plan, CountsEveryFormatAndDtypeToTheByte) {
   for (const char* dtype : {"float32", "bfloat16"}) {
-    for (const char* method : {"none", "keep", "nf4", "int8"}) {
+    for (const char* method : {"none", "keep", "nf4", "fp4", "int8"}) {
       for (const char* recompute : {"false", "true"}) {
         expect_exact(std::string("--set model.compute_dtype=") + dtype +
                      " --set quantization.method=" + method +

@@ -58,7 +58,7 @@ TEST(CommandLine, NamesTheStatusPageForWhatComesLater) {
     expect_refused(folder.run(verb), 64, {"docs/status.md"});
   const std::string generate = "generate --model model --prompt x ";
   for (const char* option : {"--temperature 0.7", "--top-p 0.9", "--top-k 5", "--seed 1",
-                             "--draft-model model", "--quantization fp4"})
+                             "--draft-model model", "--quantization gptq"})
     expect_refused(folder.run(generate + option), 64, {"docs/status.md"});
   expect_refused(folder.run("export --model model --to gguf --out o"), 64, {"docs/status.md"});
   expect_refused(folder.run("export --model model --to gguf-lora --out o"), 64, {"docs/status.md"});

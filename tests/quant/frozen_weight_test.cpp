@@ -111,10 +111,12 @@ TEST_P(FrozenWeightFormats, TheDecodedWeightIsNearTheOriginal) {
   float absmax = 0.0f;
   for (const float value : loaded_.values)
     absmax = std::max(absmax, std::fabs(value));
-  // Half the widest step of a format as a part of absmax: 0.152 for nf4 (double quantisation moves
-  // absmax itself by up to 1.5% of its spread), 1/254 for int8 and a few fp32 roundings, 2^-9 for
-  // bf16.
-  const float share = options().method == "nf4" ? 0.17f : 0.5f / 127.0f + 4 * 0x1p-24f;
+  // Half the widest step of a format as a part of absmax: 0.152 for nf4, 0.167 for fp4 (double
+  // quantisation moves absmax itself by up to 1.5% of its spread), 1/254 for int8 and a few fp32
+  // roundings, 2^-9 for bf16.
+  const float share = options().method == "fp4"   ? 0.185f
+                      : options().method == "nf4" ? 0.17f
+                                                  : 0.5f / 127.0f + 4 * 0x1p-24f;
   for (size_t i = 0; i < loaded_.values.size(); ++i)
     ASSERT_LE(std::fabs(dense.data<float>()[i] - loaded_.values[i]), share * absmax) << i;
 }
@@ -194,10 +196,8 @@ TEST_P(FrozenWeightFormats, WrongShapesAreRefusedByName) {
   EXPECT_THROW(weight().dequantize_rows(0, 0, row), ArgumentError);
 }
 
-const QuantizationOptions kFormats[] = {{"none", 64, false},
-                                        {"nf4", 64, false},
-                                        {"nf4", 64, true},
-                                        {"nf4", 4096, true},
+const QuantizationOptions kFormats[] = {{"none", 64, false}, {"nf4", 64, false}, {"nf4", 64, true},
+                                        {"nf4", 4096, true}, {"fp4", 64, false}, {"fp4", 128, true},
                                         {"int8", 64, false}};
 // The second comes to the products of few rows, the third is too narrow for them, the last has too
 // many rows.

@@ -17,11 +17,16 @@ struct Quantized {
   std::vector<float> absmax;
 };
 
-Quantized quantize(const std::vector<float>& x, int64_t block_size) {
+const FourBitCodebook& codebook_of(const std::string& name) {
+  return name.find("fp4/") == std::string::npos ? nf4_codebook() : fp4_codebook();
+}
+
+Quantized quantize(const std::vector<float>& x, int64_t block_size,
+                   const FourBitCodebook& codebook) {
   const int64_t n = std::ssize(x);
   Quantized result{std::vector<uint8_t>(ceil_div(n, 2)),
                    std::vector<float>(ceil_div(n, block_size))};
-  EXPECT_EQ(nf4_quantize(x, block_size, result.codes, result.absmax), std::nullopt);
+  EXPECT_EQ(nf4_quantize(x, block_size, result.codes, result.absmax, codebook), std::nullopt);
   return result;
 }
 
@@ -36,26 +41,25 @@ int64_t ulps_between(float a, float b) {
   return std::abs(std::bit_cast<int32_t>(a) - std::bit_cast<int32_t>(b));
 }
 
-TEST(BitsandbytesGolden, Nf4CodesAndAbsmaxAreIdentical) {
+TEST(BitsandbytesGolden, FourBitCodesAndAbsmaxAreIdentical) {
   int cases = 0;
   for (const auto& [name, x] : golden()) {
-    if (!name.starts_with("nf4/") || !name.ends_with("/x"))
+    if (!(name.starts_with("nf4/") || name.starts_with("fp4/")) || !name.ends_with("/x"))
       continue;
     const std::string stem = name.substr(0, name.size() - 2);
     const int64_t block_size = std::stoll(stem.substr(stem.rfind('/') + 1));
-    const Quantized ours = quantize(x.floats(), block_size);
+    const Quantized ours = quantize(x.floats(), block_size, codebook_of(name));
     EXPECT_EQ(ours.codes, golden().at(stem + "/codes").as<uint8_t>()) << stem;
     EXPECT_EQ(bits(ours.absmax), bits(golden().at(stem + "/absmax").floats())) << stem;
     ++cases;
   }
-  EXPECT_EQ(cases, 22);
+  EXPECT_EQ(cases, 22 + 5);
 }
 
-TEST(BitsandbytesGolden, DequantizedNf4IsIdentical) {
-  const std::string stem = "nf4/ties/64";
+void expect_dequantized(const std::string& stem) {
   const auto codes = golden().at(stem + "/codes").as<uint8_t>();
   const auto absmax = golden().at(stem + "/absmax").floats();
-  const Nf4View view{codes.data(), {.absmax = absmax.data()}, 64};
+  const Nf4View view{codes.data(), {.absmax = absmax.data()}, 64, &codebook_of(stem)};
   const auto expected = golden().at(stem + "/dequantized").floats();
   const Tensor out({std::ssize(expected)}, DType::kFloat32);
   nf4_dequantize(view, 0, out);
@@ -65,6 +69,11 @@ TEST(BitsandbytesGolden, DequantizedNf4IsIdentical) {
   nf4_dequantize(view, 0, out_bf16);
   for (size_t i = 0; i < expected_bf16.size(); ++i)
     ASSERT_EQ(out_bf16.data<BFloat16>()[i].bits, expected_bf16[i].bits) << i;
+}
+
+TEST(BitsandbytesGolden, DequantizedValuesAreIdentical) {
+  expect_dequantized("nf4/ties/64");
+  expect_dequantized("fp4/ties/64");
 }
 
 TEST(BitsandbytesGolden, DynamicMapsAreIdentical) {
@@ -109,9 +118,8 @@ TEST(BitsandbytesGolden, OffsetIsWithinTwoUlp) {
             2);
 }
 
-TEST(BitsandbytesGolden, DoublyQuantizedWeightAgrees) {
-  const std::string stem = "nested/weight/32";
-  const Quantized ours = quantize(golden().at(stem + "/x").floats(), 32);
+void expect_doubly_quantized(const std::string& stem) {
+  const Quantized ours = quantize(golden().at(stem + "/x").floats(), 32, codebook_of(stem));
   EXPECT_EQ(ours.codes, golden().at(stem + "/codes").as<uint8_t>());
   const float their_offset = golden().at(stem + "/offset").floats()[0];
   EXPECT_LE(ulps_between(absmax_offset(ours.absmax), their_offset), 2);
@@ -121,6 +129,11 @@ TEST(BitsandbytesGolden, DoublyQuantizedWeightAgrees) {
   EXPECT_EQ(bits(nested), bits(golden().at(stem + "/nested_absmax").floats()));
   // The share of the large case says nothing about 283 codes; two near midpoints may differ.
   EXPECT_LE(count_neighbours(codes, golden().at(stem + "/absmax_codes").as<uint8_t>()), 2);
+}
+
+TEST(BitsandbytesGolden, DoublyQuantizedWeightsAgree) {
+  expect_doubly_quantized("nested/weight/32");
+  expect_doubly_quantized("nested/fp4/32");
 }
 
 TEST(BitsandbytesGolden, Int8RowsAreIdenticalForTheSameValues) {

@@ -29,8 +29,8 @@ Packed quantize(std::span<const float> x, int64_t block_size) {
 
 uint8_t code_by_definition(float v) {
   uint8_t code = 0;
-  for (size_t i = 0; i + 1 < nf4_table().size(); ++i)
-    code += (nf4_table()[i] + nf4_table()[i + 1]) / 2.0f < v ? 1 : 0;
+  for (size_t i = 0; i + 1 < nf4_codebook().values.size(); ++i)
+    code += (nf4_codebook().values[i] + nf4_codebook().values[i + 1]) / 2.0f < v ? 1 : 0;
   return code;
 }
 
@@ -96,7 +96,7 @@ void expect_codes(std::vector<float> values) {
 
 TEST(Nf4, EveryFloatNearAMidpointGetsItsCode) {
   std::vector<float> values;
-  for (const float midpoint : nf4_midpoints()) {
+  for (const float midpoint : nf4_codebook().midpoints) {
     for (int32_t ulp = -2000; ulp <= 2000; ++ulp)
       values.push_back(std::bit_cast<float>(std::bit_cast<int32_t>(midpoint) + ulp));
   }
@@ -113,10 +113,10 @@ TEST(Nf4, FloatsOfEveryExponentGetTheirCode) {
 }
 
 TEST(Nf4, ATieGoesToTheLowerValue) {
-  for (size_t m = 0; m < nf4_midpoints().size(); ++m) {
+  for (size_t m = 0; m < nf4_codebook().midpoints.size(); ++m) {
     std::vector<float> x(32, 0.0f);
     x[0] = 1.0f;
-    x[1] = nf4_midpoints()[m];
+    x[1] = nf4_codebook().midpoints[m];
     EXPECT_EQ(quantize(x, 32).codes[0] & 15, static_cast<int>(m));
   }
 }
@@ -127,7 +127,7 @@ TEST(Nf4, RoundTripStaysWithinHalfACodeStep) {
   const Tensor out({std::ssize(x)}, DType::kFloat32);
   nf4_dequantize({packed.codes.data(), {.absmax = packed.absmax.data()}, 64}, 0, out);
   // Widest gap of the table: -1 to -0.696; a few roundings of 2^-24 on top.
-  const float half_step = (nf4_table()[1] - nf4_table()[0]) / 2.0f + 1e-6f;
+  const float half_step = (nf4_codebook().values[1] - nf4_codebook().values[0]) / 2.0f + 1e-6f;
   for (size_t i = 0; i < x.size(); ++i)
     EXPECT_LE(std::fabs(out.data<float>()[i] - x[i]), half_step * packed.absmax[i / 64]);
 }
@@ -174,7 +174,7 @@ TEST(Nf4, AnyRangeDequantizesToTheDefinition) {
       nf4_dequantize(view, begin, bf16);
       for (int64_t i = begin; i < end; ++i) {
         const int code = i % 2 == 0 ? packed.codes[i / 2] >> 4 : packed.codes[i / 2] & 15;
-        const float expected = nf4_table()[code] * packed.absmax[i / block_size];
+        const float expected = nf4_codebook().values[code] * packed.absmax[i / block_size];
         ASSERT_EQ(f32.data<float>()[i - begin], expected) << i;
         ASSERT_EQ(bf16.data<BFloat16>()[i - begin].bits, BFloat16(expected).bits) << i;
       }
@@ -193,7 +193,8 @@ TEST(Nf4, BlocksOfTinyValuesDequantizeToTheDefinition) {
     nf4_dequantize({codes.data(), {.absmax = absmax.data()}, 64}, 0, out);
     for (int64_t i = 0; i < out.numel(); ++i) {
       const int code = i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
-      ASSERT_EQ(out.data<BFloat16>()[i].bits, BFloat16(nf4_table()[code] * absmax[i / 64]).bits)
+      ASSERT_EQ(out.data<BFloat16>()[i].bits,
+                BFloat16(nf4_codebook().values[code] * absmax[i / 64]).bits)
           << tiny << " at " << i;
     }
   }
@@ -214,7 +215,7 @@ TEST(Nf4, DoublyQuantizedAbsmaxIsRoundedTwice) {
         dynamic_map(DynamicMapKind::kSigned)[codes[i / 64]] * nested[i / 64 / kNestedBlockSize];
     const volatile float scale = product + offset;
     const int code = i % 2 == 0 ? packed.codes[i / 2] >> 4 : packed.codes[i / 2] & 15;
-    ASSERT_EQ(out.data<float>()[i], nf4_table()[code] * scale);
+    ASSERT_EQ(out.data<float>()[i], nf4_codebook().values[code] * scale);
   }
 }
 

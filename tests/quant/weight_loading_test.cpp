@@ -10,8 +10,11 @@
 namespace shardtune::quant {
 namespace {
 
-const QuantizationOptions kFormats[] = {
-    {"none", 64, false}, {"nf4", 64, false}, {"nf4", 64, true}, {"int8", 64, false}};
+const QuantizationOptions kFormats[] = {{"none", 64, false},
+                                        {"nf4", 64, false},
+                                        {"nf4", 64, true},
+                                        {"int8", 64, false},
+                                        {"fp4", 64, true}};
 
 template <typename ErrorClass, typename Body>
 std::string message_of(const Body& body) {

@@ -204,7 +204,6 @@ TEST(Config, FeaturesToComeAreRefusedByName) {
       {"training.objective=dpo", "objective 'dpo'"},
       {"logging.tensorboard=true", "TensorBoard"},
       {"data.eval_split=0.05", "evaluation set"},
-      {"quantization.method=fp4", "quantization 'fp4'"},
   };
   for (const auto& [assignment, word] : cases) {
     const std::string text = error_of(kMinimal, {assignment});

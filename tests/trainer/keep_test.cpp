@@ -85,7 +85,8 @@ TEST_F(Keep, RowsOfBlocksMoveWhole) {
   source->read_stored_rows(name, 0, tensor.shape[0], rows.data());
   const auto bytes = file->bytes(tensor);
   // Two heads of 16: row 16 + 3 is the first of pair 3 of head 1, row 16 + 8 + 3 its second.
-  for (const auto& [row, in_file] : {std::pair{0, 0}, {8, 1}, {16 + 3, 16 + 6}, {16 + 11, 16 + 7}})
+  for (const auto& [row, in_file] :
+       {std::pair(0, 0), std::pair(8, 1), std::pair(16 + 3, 16 + 6), std::pair(16 + 11, 16 + 7)})
     EXPECT_TRUE(std::equal(rows.begin() + row * row_bytes, rows.begin() + (row + 1) * row_bytes,
                            bytes.begin() + in_file * row_bytes))
         << row;

@@ -27,13 +27,14 @@ struct Choice {
 
 const Choice kNf4Double{"nf4, double_quant", {"quantization={method: nf4, double_quant: true}"}};
 const Choice kNf4{"nf4", {"quantization={method: nf4}"}};
+const Choice kFp4Double{"fp4, double_quant", {"quantization={method: fp4, double_quant: true}"}};
+const Choice kFp4{"fp4", {"quantization={method: fp4}"}};
 const Choice kInt8{"int8", {"quantization={method: int8}"}};
 // '@' is the folder of the models.
 const Choice kKeepMixed{"keep (GGUF: Q4_K, Q5_K, Q6_K, Q5_0, Q5_1)",
                         {"quantization={method: keep}", "model.model_name_or_path=@mixed.gguf"}};
 const Choice kKeepOthers{"keep (GGUF: Q2_K, Q3_K, Q4_0, Q4_1, Q8_0, IQ4_NL, F16, BF16, F32)",
                          {"quantization={method: keep}", "model.model_name_or_path=@others.gguf"}};
-const Choice kKeepFolder{"keep (safetensors: F32)", {"quantization={method: keep}"}};
 const Choice kDense{"none (dense)", {"quantization={method: none}"}};
 const Choice kBf16{"bfloat16", {"model.compute_dtype=bfloat16"}};
 const Choice kF32{"float32", {"model.compute_dtype=float32"}};
@@ -81,9 +82,10 @@ std::vector<Line> lines() {
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kBf16, kLora, {1, 2, 4});
   add(kKeepMixed, kBf16, kLora, {1, 2, 4});
-  for (const Choice& base : {kNf4, kInt8, kKeepOthers})
+  for (const Choice& base : {kNf4, kFp4Double, kInt8, kKeepOthers})
     add(base, kBf16, kLora, {4});
-  result.push_back({kKeepFolder, kBf16, kLora, Place::kMemory, {2}});
+  result.push_back({kFp4, kF32, kLora, Place::kMemory, {2}});
+  result.push_back({kFp4Double, kBf16, kLora, Place::kShared, {2}});
   result.push_back({kKeepMixed, kF32, kLora, Place::kMemory, {2}});
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kF32, kLora, {4});
@@ -220,7 +222,6 @@ std::vector<Refusal> refusals() {
       {"CUDA", {"parallel.device=cuda"}},
       {"computing in int8", {"model.compute_dtype=int8"}},
       {"computing in float16", {"model.compute_dtype=float16"}},
-      {"frozen base in FP4", {"quantization={method: fp4}"}},
       {"DoRA", {"adapter.method=dora"}},
       {"preference objectives", {"training.objective=dpo"}},
   };

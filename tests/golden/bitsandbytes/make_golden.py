@@ -25,8 +25,8 @@ def add(name, tensor):
     records.append(header + struct.pack(f"<{tensor.dim()}I", *tensor.shape) + raw)
 
 
-def add_nf4(name, x, block_size, nested=False, dequantized=False):
-    codes, state = F.quantize_4bit(x, blocksize=block_size, quant_type="nf4", compress_statistics=nested)
+def add_nf4(name, x, block_size, nested=False, dequantized=False, quant_type="nf4"):
+    codes, state = F.quantize_4bit(x, blocksize=block_size, quant_type=quant_type, compress_statistics=nested)
     # f16 has no record type: it widens to f32 without loss.
     add(f"{name}/x", x.float() if x.dtype == torch.float16 else x)
     add(f"{name}/codes", codes.reshape(-1))
@@ -119,12 +119,32 @@ def int8_cases():
     add("int8/fp32/absmax", absmax)
 
 
+def fp4_cases():
+    for block_size in (32, 64, 4096):
+        x = torch.randn((1 if block_size > 1000 else 2) * block_size + 17) * 0.03
+        x[::97] *= 20
+        add_nf4(f"fp4/{block_size}", x.to(torch.bfloat16), block_size, quant_type="fp4")
+    table = F.get_4bit_type("fp4", device="cpu").sort().values
+    middle = (table[:-1] + table[1:]) / 2
+    blocks = []
+    for absmax in (1.0, 2.0**-20, 3.0):
+        v = middle * absmax
+        around = [v, torch.nextafter(v, torch.tensor(1e38)), torch.nextafter(v, torch.tensor(-1e38))]
+        block = torch.cat([torch.tensor([absmax]), *around])
+        blocks.append(torch.cat([block, -block[: 64 - block.numel()]]))
+    blocks += [torch.zeros(64), torch.full((64,), -0.0), torch.zeros(9)]
+    add_nf4("fp4/ties/64", torch.cat(blocks), 64, dequantized=True, quant_type="fp4")
+    add_nf4("fp4/f16/64", (torch.randn(333) * 0.05).half(), 64, quant_type="fp4")
+    add_nf4("nested/fp4/32", (torch.randn(65, 70) * 0.02).bfloat16(), 32, nested=True, quant_type="fp4")
+
+
 block_size_cases()
 tie_case()
 extreme_case()
 whole_tensor_cases()
 nested_cases()
 int8_cases()
+fp4_cases()
 path = Path(__file__).with_name("golden.bin")
 path.write_bytes(b"".join(records))
 print(path, path.stat().st_size, "bytes,", len(records), "tensors")
