@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "adapters/option_reader.h"
 #include "core/registry.h"
 #include "io/json.h"
 #include "io/yaml_node.h"
@@ -16,27 +20,61 @@
 
 namespace shardtune::adapters {
 
-/// One tensor of an adapter as it is exported: PEFT's key without "base_model.model.".
+inline constexpr const char* kModulePrefix = "base_model.model.";
+
+/// One tensor of an adapter: a trainable, or what is saved beside them.
 struct AdapterTensor {
   ParameterId id = kNoParameter;
   std::string name;  // "model.layers.0.self_attn.q_proj.lora_A.weight"
   Shape shape;
+  /// Of what is saved but not trained (then there is no id): its values, the same on every rank.
+  std::shared_ptr<Tensor> constant;
+  std::string prefix = kModulePrefix;  // prefix + name is PEFT's key
+};
+
+/// One tensor of the saved folder: as a trainable is, or computed from several parameters.
+struct SavedTensor {
+  std::string name;
+  Shape shape;
+  std::vector<ParameterId> sources;  // trainables
+  /// Writes the tensor from the whole values of its sources.
+  std::function<void(const std::vector<std::vector<float>>& sources, std::span<float> out)> compose;
+  std::string prefix = kModulePrefix;
+};
+
+/// What initial values may depend on.
+struct InitContext {
+  InitContext(uint64_t run_seed) : seed(run_seed) {}
+  uint64_t seed;
+  const models::ModelSource* source = nullptr;  // the original weights; null: not at hand
 };
 
 class Adapter : public models::Hooks {
  public:
   virtual std::string_view method() const = 0;
-  /// Trainables in the order of declaration.
+  /// What is saved, in the order of declaration.
   virtual const std::vector<AdapterTensor>& tensors() const = 0;
+  /// What the saved folder holds: tensors(), unless the peer writes something else.
+  virtual std::vector<SavedTensor> saved_tensors() const;
   /// Publishes initial values keyed by (seed, tensor name, element). Collective.
-  virtual void initialize(uint64_t seed) = 0;
+  virtual void initialize(const InitContext& context) = 0;
+  /// Publishes what is derived from the base and the values of tensors(); after they were
+  /// published from a saved adapter. Collective.
+  virtual void finish_loading() {}
 
-  /// Whether the adapter's change of this linear can be written as a delta of its weight.
+  /// Whether the adapter's change can be written into the weights of the linears it wraps.
   virtual bool mergeable() const = 0;
-  /// Adds rows [begin, end) of the change of `linear`'s weight to out [end-begin, in] f32. Linears
-  /// that the adapter does not touch add nothing. Layer unit leased by the caller.
-  virtual void add_delta(const models::BaseLinear& linear, int64_t begin, int64_t end,
-                         const TensorView& out) const = 0;
+  /// rows [end-begin, in] f32 hold rows [begin, end) of the weight of `linear`; they become those
+  /// of the merged weight. Linears that the adapter does not touch stay. Layer unit leased by the
+  /// caller.
+  virtual void merge_rows(const models::BaseLinear& linear, int64_t begin, int64_t end,
+                          const TensorView& rows) const = 0;
+
+  /// The same for the linear's bias.
+  virtual void merge_bias(const models::BaseLinear& linear, std::span<float> bias) const {}
+
+  /// Factor on the learning rate of one trainable.
+  virtual double learning_rate_scale(ParameterId id) const { return 1.0; }
 
   /// adapter_config.json as PEFT 0.21.2 writes it.
   virtual io::Json peft_config(const std::string& base_model) const = 0;
@@ -48,20 +86,27 @@ class AdapterOptions {
  public:
   virtual ~AdapterOptions() = default;
   virtual std::string_view method() const = 0;
+  /// Keys of the `adapter:` section with their values as YAML, defaults included: what a resume
+  /// compares.
+  virtual std::vector<std::pair<std::string, std::string>> keys() const = 0;
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
   /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;
 };
 struct AdapterMethod {
-  std::unique_ptr<AdapterOptions> (*from_yaml)(const io::YamlNode& section);
-  std::unique_ptr<AdapterOptions> (*from_peft)(const io::Json& adapter_config,
-                                               const std::string& name);
+  /// Reads the method's options; problems go to the reader.
+  std::unique_ptr<AdapterOptions> (*read)(const OptionReader& reader);
   std::string_view peft_type;
+  /// PEFT's key -> ours, where the run's section has another.
+  std::map<std::string, std::string, std::less<>> names;
 };
 const Registry<AdapterMethod>& adapter_methods();
 
-/// Reads the `adapter:` section: its `method` key picks the table entry.
+/// Reads the `adapter:` section: its `method` key picks the table entry. Null after an error.
 std::unique_ptr<AdapterOptions> adapter_options_from_yaml(const io::YamlNode& section);
+/// Reads an adapter_config.json; `name` is its path.
+std::unique_ptr<AdapterOptions> adapter_options_from_peft(const io::Json& config,
+                                                          const std::string& name);
 
 /// Attaches the adapter of a PEFT folder and publishes its tensors. Collective.
 /// Errors  MissingInputError, DataError: damaged file, missing, unexpected or misshapen tensor;

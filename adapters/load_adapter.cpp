@@ -10,23 +10,12 @@ namespace shardtune::adapters {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr std::string_view kPeftPrefix = "base_model.model.";
-
-const AdapterMethod& method_of(const std::string& peft_type, const std::string& where) {
-  for (const std::string& name : adapter_methods().names()) {
-    if (adapter_methods().at(name).peft_type == peft_type)
-      return adapter_methods().at(name);
-  }
-  throw UnsupportedError(where + ": peft_type '" + peft_type +
-                         "' is not supported yet, see docs/status.md.");
-}
-
 // Every tensor of the file has its place and shape, and every place its tensor.
 void check_tensors(const Adapter& adapter, const io::TensorSource& file, const std::string& where) {
   for (const AdapterTensor& tensor : adapter.tensors()) {
-    const io::TensorInfo* found = file.find(std::string(kPeftPrefix) + tensor.name);
+    const io::TensorInfo* found = file.find(tensor.prefix + tensor.name);
     if (found == nullptr) {
-      throw DataError(where + ": " + std::string(kPeftPrefix) + tensor.name +
+      throw DataError(where + ": " + tensor.prefix + tensor.name +
                       " is missing. The adapter is incomplete or of another model.");
     }
     const Shape shape{std::span<const int64_t>(found->shape)};
@@ -37,7 +26,7 @@ void check_tensors(const Adapter& adapter, const io::TensorSource& file, const s
   }
   std::map<std::string, bool> known;
   for (const AdapterTensor& tensor : adapter.tensors())
-    known.emplace(std::string(kPeftPrefix) + tensor.name, true);
+    known.emplace(tensor.prefix + tensor.name, true);
   for (const io::TensorInfo& tensor : file.tensors()) {
     if (!known.contains(tensor.name)) {
       throw DataError(where + ": " + tensor.name +
@@ -60,21 +49,23 @@ std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& 
                            "read. Save it again with PEFT's safe_serialization=True.");
   }
   const io::Json config = io::read_json_file(config_path);
-  const io::JsonReader reader(config, config_path);
-  auto adapter = method_of(reader.string("peft_type"), config_path)
-                     .from_peft(config, config_path)
-                     ->attach(model);
+  auto adapter = adapter_options_from_peft(config, config_path)->attach(model);
   const auto file = io::open_safetensors(tensors_path);
   check_tensors(*adapter, *file, tensors_path.string());
   for (const AdapterTensor& tensor : adapter->tensors()) {
+    const io::TensorInfo& found = *file->find(tensor.prefix + tensor.name);
+    if (tensor.constant != nullptr) {
+      file->read_float32(found, 0, tensor.shape.numel(), tensor.constant->data<float>());
+      continue;
+    }
     std::vector<float> values;
     if (model.store().is_publisher(tensor.id)) {
       values.resize(static_cast<size_t>(tensor.shape.numel()));
-      file->read_float32(*file->find(std::string(kPeftPrefix) + tensor.name), 0,
-                         tensor.shape.numel(), values.data());
+      file->read_float32(found, 0, tensor.shape.numel(), values.data());
     }
     model.store().publish(tensor.id, std::as_bytes(std::span(values)));
   }
+  adapter->finish_loading();
   return adapter;
 }
 

@@ -1,10 +1,24 @@
-#include "adapters/lora.h"
-
+// LoRA: y = W x + scale * B (A dropout(x)), scale = alpha / r, or alpha / sqrt(r) with rslora.
+// A starts U(-1/sqrt(in), 1/sqrt(in)) (PEFT's kaiming_uniform with a = sqrt 5) or N(0, 1/r^2)
+// ("gaussian"), B at zero, so training starts at the base model. PiSSA and OLoRA start at factors
+// of W itself: PEFT then takes their product out of the base, here the start (A0, B0) is kept
+// beside and its product subtracted, so the base stays as it is in any frozen format, and what is
+// saved is a plain LoRA of rank 2 r. loraplus_lr_ratio multiplies the learning rate of B. Source Hu
+// et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, rsLoRA, arXiv:2312.03732; Hayou et
+//         al. 2024, LoRA+, arXiv:2402.12354; dora.h and lora_init.h name theirs
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <memory>
+#include <optional>
 
+#include "adapters/dora.h"
+#include "adapters/linear_adapter.h"
+#include "adapters/lora_init.h"
 #include "adapters/lora_options.h"
+#include "adapters/methods.h"
+#include "autograd/matrix_ops.h"
 #include "autograd/ops.h"
-#include "core/rng.h"
 #include "kernels/gemm.h"
 
 namespace shardtune::adapters {
@@ -13,133 +27,260 @@ namespace {
 
 using autograd::Tape;
 using autograd::Variable;
+using kernels::Transpose;
 using models::BaseLinear;
 
-/// The pair of one linear; ids are kNoParameter where LoRA does not attach.
-struct LoraPair {
-  const BaseLinear* linear = nullptr;
-  ParameterId lora_A = kNoParameter;
-  ParameterId lora_B = kNoParameter;
+enum Slot : size_t { kA, kB, kMagnitude };
+
+/// What is derived from the base for one linear, whole on every rank.
+struct Derived {
+  std::shared_ptr<Tensor> start_A;  // of PiSSA and OLoRA
+  std::shared_ptr<Tensor> start_B;
+  Tensor norms_squared;  // of DoRA
 };
 
-class Lora : public Adapter {
+class Lora : public LinearAdapter {
  public:
-  Lora(const LoraOptions& options, models::Model& model) : options_(options), model_(model) {
-    pairs_.resize(model.linears().size());
-    for (BaseLinear* linear : match_target_modules(options.targets, model))
-      declare(*linear);
+  Lora(const LoraOptions& options, models::Model& model)
+      : LinearAdapter(model), options_(options), derived_(model.linears().size()) {
+    for (const BaseLinear* linear : match_target_modules(options.targets, model))
+      attach(*linear);
   }
 
   std::string_view method() const override { return "lora"; }
-  const std::vector<AdapterTensor>& tensors() const override { return tensors_; }
-  void initialize(uint64_t seed) override;
-
-  bool wraps(const BaseLinear& linear) const override {
-    return pairs_[linear.index()].linear != nullptr;
+  void initialize(const InitContext& context) override {
+    seed_ = context.seed;
+    LinearAdapter::initialize(context);
+    last_start_ = {};
   }
+  void finish_loading() override;
   Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
                      const models::PassContext& context, const Next& next) override;
-
-  bool mergeable() const override { return true; }
-  void add_delta(const BaseLinear& linear, int64_t begin, int64_t end,
-                 const TensorView& out) const override;
-  io::Json peft_config(const std::string& base_model) const override;
+  void merge_rows(const BaseLinear& linear, int64_t begin, int64_t end,
+                  const TensorView& rows) const override;
+  double learning_rate_scale(ParameterId id) const override {
+    const bool is_b = store().spec(id).name.ends_with(".lora_B.weight");
+    return is_b ? options_.loraplus_lr_ratio : 1.0;
+  }
+  std::vector<SavedTensor> saved_tensors() const override;
+  io::Json peft_config(const std::string& base_model) const override {
+    return lora_peft_config(options_, wrapped_targets(), base_model);
+  }
 
  private:
-  void declare(const BaseLinear& linear);
-  Variable drop(Tape& tape, const BaseLinear& linear, const Variable& x,
-                const models::PassContext& context) const;
+  void attach(const BaseLinear& linear);
+  const Derived& derived_of(const BaseLinear& linear) const {
+    return derived_[static_cast<size_t>(linear.index())];
+  }
+  float scale_of(const BaseLinear& linear) const {
+    return static_cast<float>(options_.scale_of(linear.path()));
+  }
+  const LoraFactors& start_of(const BaseLinear& linear);
+  Variable low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
+                    std::optional<DType> result) const;
+  Tensor row_norms(const BaseLinear& linear) const;
+  Tensor stacked(ParameterId id, const Tensor* start, bool by_columns) const;
 
   LoraOptions options_;
-  models::Model& model_;
-  std::vector<LoraPair> pairs_;  // by BaseLinear::index()
-  std::vector<AdapterTensor> tensors_;
+  std::vector<Derived> derived_;  // by BaseLinear::index()
+  uint64_t seed_ = 0;
+  std::pair<const BaseLinear*, LoraFactors> last_start_;  // A and B of a linear come in turn
 };
 
-void Lora::declare(const BaseLinear& linear) {
-  const int64_t rank = options_.lora_rank;
-  const auto add = [&](const char* suffix, Shape shape) {
-    const std::string name = linear.path() + suffix;
-    const ParameterId id = model_.store().declare(
-        {name, linear.unit(), ParameterKind::kTrainable, DType::kFloat32, shape});
-    tensors_.push_back({id, name, shape});
-    return id;
+void Lora::attach(const BaseLinear& linear) {
+  const int64_t rank = options_.rank_of(linear.path());
+  if (options_.is_new)
+    check_rank("lora_rank", rank, linear);
+  const bool factors = options_.is_relative() || options_.init == LoraInit::kOrthogonal;
+  const Reads reads = factors ? Reads::kBase : Reads::kNothing;
+  Initializer a = options_.init == LoraInit::kGaussian
+                      ? normal_values(1.0f / static_cast<float>(rank))
+                      : kaiming_values(linear.in_features());
+  Initializer b = constant_values(0.0f);
+  if (factors) {
+    a = [this, &linear](const CounterRng&, std::span<float> values) {
+      std::ranges::copy(start_of(linear).lora_A, values.begin());
+    };
+    b = [this, &linear](const CounterRng&, std::span<float> values) {
+      std::ranges::copy(start_of(linear).lora_B, values.begin());
+    };
+  }
+  declare(linear, ".lora_A.weight", {rank, linear.in_features()}, std::move(a), reads);
+  declare(linear, ".lora_B.weight", {linear.out_features(), rank}, std::move(b), reads);
+  Derived& derived = derived_[static_cast<size_t>(linear.index())];
+  if (options_.is_relative()) {
+    const auto zeros = [](Shape shape) {
+      return std::make_shared<Tensor>(Tensor(shape, DType::kFloat32));
+    };
+    derived.start_A = zeros({rank, linear.in_features()});
+    derived.start_B = zeros({linear.out_features(), rank});
+  }
+  if (!options_.use_dora)
+    return;
+  const auto magnitude = [&linear](const CounterRng&, std::span<float> values) {
+    base_row_norms_squared(linear, values);
+    std::ranges::transform(values, values.begin(),
+                           [](float squared) { return std::sqrt(squared); });
   };
-  LoraPair& pair = pairs_[linear.index()];
-  pair.linear = &linear;
-  pair.lora_A = add(".lora_A.weight", {rank, linear.in_features()});
-  pair.lora_B = add(".lora_B.weight", {linear.out_features(), rank});
+  declare(linear, ".lora_magnitude_vector", {linear.out_features()}, magnitude, Reads::kBase);
+  derived.norms_squared = Tensor(Shape{linear.out_features()}, DType::kFloat32);
 }
 
-void Lora::initialize(uint64_t seed) {
-  for (const AdapterTensor& tensor : tensors_) {
-    std::vector<float> values;
-    if (model_.store().is_publisher(tensor.id)) {
-      values.assign(static_cast<size_t>(tensor.shape.numel()), 0.0f);
-      if (tensor.name.ends_with(".lora_A.weight")) {
-        const CounterRng rng(mix_key(seed, tensor.name));
-        const float bound = 1.0f / std::sqrt(static_cast<float>(tensor.shape[1]));
-        const float deviation = 1.0f / static_cast<float>(options_.lora_rank);
-        for (size_t i = 0; i < values.size(); ++i) {
-          values[i] = options_.init == LoraInit::kKaiming ? (2.0f * rng.uniform(i) - 1.0f) * bound
-                                                          : rng.normal(i) * deviation;
-        }
-      }
+const LoraFactors& Lora::start_of(const BaseLinear& linear) {
+  if (last_start_.first != &linear) {
+    LoraFactorRequest request;
+    request.init = options_.init;
+    request.rank = options_.rank_of(linear.path());
+    request.scale = options_.scale_of(linear.path());
+    request.niter = options_.pissa_niter;
+    request.rng = CounterRng(mix_key(seed_, linear.path() + ".start"));
+    last_start_ = {&linear, factor_lora_start(linear, request)};
+  }
+  return last_start_.second;
+}
+
+void Lora::finish_loading() {
+  for (const BaseLinear* linear : model().linears()) {
+    Derived& derived = derived_[static_cast<size_t>(linear->index())];
+    if (derived.start_A == nullptr && derived.norms_squared.empty())
+      continue;
+    const UnitLease lease = store().acquire(linear->unit(), Pass::kForward);
+    if (derived.start_A != nullptr) {
+      // A and B were published a moment ago: they are their own start.
+      std::ranges::copy(store().value(id_of(*linear, kA)).span<const float>(),
+                        derived.start_A->data<float>());
+      std::ranges::copy(store().value(id_of(*linear, kB)).span<const float>(),
+                        derived.start_B->data<float>());
     }
-    model_.store().publish(tensor.id, std::as_bytes(std::span(values)));
+    if (!derived.norms_squared.empty())
+      base_row_norms_squared(*linear, derived.norms_squared.span<float>());
   }
 }
 
-Variable Lora::drop(Tape& tape, const BaseLinear& linear, const Variable& x,
-                    const models::PassContext& context) const {
-  const TokenBatch& batch = *context.batch;
-  auto tokens = std::make_shared<autograd::DropoutTokens>();
-  tokens->index_in_sample = batch.token_indices;
-  tokens->sample_of_token.resize(batch.ids.size());
-  for (size_t s = 0; s + 1 < batch.sample_offsets.size(); ++s) {
-    for (int32_t t = batch.sample_offsets[s]; t < batch.sample_offsets[s + 1]; ++t)
-      tokens->sample_of_token[t] = batch.sample_ids[s];
-  }
-  const uint64_t site = static_cast<uint64_t>(linear.index());
-  const uint64_t key = mix_key(context.seed, {static_cast<uint64_t>(context.step),
-                                              static_cast<uint64_t>(context.layer), site});
-  return autograd::dropout(tape, x, static_cast<float>(options_.lora_dropout), key,
-                           std::move(tokens));
+// y + scale * (B A - B0 A0) x
+Variable Lora::low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
+                        std::optional<DType> result) const {
+  const Derived& derived = derived_of(linear);
+  const float scale = scale_of(linear);
+  const bool is_relative = derived.start_A != nullptr;
+  const autograd::LowRank update{id_of(linear, kA), id_of(linear, kB), scale,
+                                 is_relative ? DType::kFloat32 : result};
+  const Variable sum = autograd::low_rank_update(tape, y, x, update);
+  if (!is_relative)
+    return sum;
+  const Variable u =
+      autograd::matmul(tape, x, Variable::constant_view(*derived.start_A), Transpose::kYes);
+  const Variable start = autograd::matmul(tape, u, Variable::constant_view(*derived.start_B),
+                                          Transpose::kYes, DType::kFloat32);
+  return autograd::add(tape, sum, autograd::scaled(tape, start, -scale));
 }
 
 Variable Lora::on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
                          const models::PassContext& context, const Next& next) {
-  const LoraPair& pair = pairs_[linear.index()];
-  const Variable base = next(x);
+  const Variable seen = drop(tape, linear, x, context, options_.lora_dropout);
+  if (!options_.use_dora)
+    return low_rank(tape, linear, next(x), seen, std::nullopt);
   const bool drops = context.mode == models::Mode::kTraining && options_.lora_dropout > 0.0;
-  const Variable input = drops ? drop(tape, linear, x, context) : x;
-  return autograd::low_rank_update(
-      tape, base, input, {pair.lora_A, pair.lora_B, static_cast<float>(options_.scale())});
+  const Variable changed = low_rank(tape, linear, next(seen), seen, DType::kFloat32);
+  const Variable scaled = scale_to_magnitude(tape, changed, id_of(linear, kMagnitude),
+                                             row_norms(linear), linear.bias());
+  if (!drops)
+    return scaled;
+  // As PEFT: the base sees all of x, only what DoRA adds to it sees the dropped one.
+  const Variable without = autograd::scaled(tape, next(seen), -1.0f);
+  return autograd::add(tape, next(x), autograd::add(tape, scaled, without));
 }
 
-void Lora::add_delta(const BaseLinear& linear, int64_t begin, int64_t end,
-                     const TensorView& out) const {
-  const LoraPair& pair = pairs_[linear.index()];
-  if (pair.linear == nullptr)
-    return;
-  const TensorView b = model_.store().value(pair.lora_B).rows(begin, end);
-  kernels::gemm(b, model_.store().value(pair.lora_A), kernels::Transpose::kNo, out,
-                kernels::Accumulate::kYes, static_cast<float>(options_.scale()));
-}
-
-io::Json Lora::peft_config(const std::string& base_model) const {
-  std::vector<std::string> targets;
-  for (const LoraPair& pair : pairs_) {
-    if (pair.linear != nullptr)
-      targets.push_back(pair.linear->path());
+// [p; start] of A, or [p, -start] of B by columns.
+Tensor Lora::stacked(ParameterId id, const Tensor* start, bool by_columns) const {
+  const TensorView p = store().value(id);
+  const bool has_start = start != nullptr;
+  const int64_t times = has_start ? 2 : 1;
+  Tensor result(by_columns ? Shape{p.dim(0), p.dim(1) * times} : Shape{p.dim(0) * times, p.dim(1)},
+                DType::kFloat32);
+  // Rows of both parts in turn: whole tensors of A, single rows of B.
+  const int64_t run = by_columns ? p.dim(1) : p.numel();
+  for (int64_t i = 0; i < p.numel() / run; ++i) {
+    float* to = result.data<float>() + i * run * times;
+    std::copy_n(p.data<const float>() + i * run, run, to);
+    if (!has_start)
+      continue;
+    const float* from = start->data<const float>() + i * run;
+    std::transform(from, from + run, to + run,
+                   [&](float value) { return by_columns ? -value : value; });
   }
-  return lora_peft_config(options_, compact_targets(targets, model_), base_model);
+  return result;
+}
+
+Tensor Lora::row_norms(const BaseLinear& linear) const {
+  const Derived& derived = derived_of(linear);
+  const Tensor a = stacked(id_of(linear, kA), derived.start_A.get(), false);
+  const Tensor b = stacked(id_of(linear, kB), derived.start_B.get(), true);
+  return changed_row_norms(linear, derived.norms_squared, {a.view(), b.view(), scale_of(linear)},
+                           model().compute_dtype());
+}
+
+void Lora::merge_rows(const BaseLinear& linear, int64_t begin, int64_t end,
+                      const TensorView& rows) const {
+  if (!wraps(linear))
+    return;
+  const Derived& derived = derived_of(linear);
+  const Tensor a = stacked(id_of(linear, kA), derived.start_A.get(), false);
+  const Tensor b = stacked(id_of(linear, kB), derived.start_B.get(), true);
+  add_product(b.view().rows(begin, end), a, scale_of(linear), rows);
+  if (!options_.use_dora)
+    return;
+  const TensorView magnitude = store().value(id_of(linear, kMagnitude));
+  for (int64_t i = begin; i < end; ++i) {
+    const auto row = rows.rows(i - begin, i - begin + 1).span<float>();
+    double squared = 0.0;
+    for (const float w : row)
+      squared += static_cast<double>(w) * w;
+    const auto factor = static_cast<float>(magnitude.data<const float>()[i] / std::sqrt(squared));
+    std::ranges::transform(row, row.begin(), [&](float w) { return w * factor; });
+  }
+}
+
+std::vector<SavedTensor> Lora::saved_tensors() const {
+  std::vector<SavedTensor> saved = LinearAdapter::saved_tensors();
+  if (!options_.is_relative())
+    return saved;
+  std::map<ParameterId, const Derived*> starts;
+  for (const BaseLinear* linear : model().linears()) {
+    if (wraps(*linear)) {
+      starts[id_of(*linear, kA)] = &derived_of(*linear);
+      starts[id_of(*linear, kB)] = &derived_of(*linear);
+    }
+  }
+  for (SavedTensor& tensor : saved) {
+    const bool is_a = tensor.name.ends_with(".lora_A.weight");
+    if (!is_a && !tensor.name.ends_with(".lora_B.weight"))
+      continue;
+    const Derived& derived = *starts.at(tensor.sources[0]);
+    const std::shared_ptr<Tensor> start = is_a ? derived.start_A : derived.start_B;
+    const int64_t run = is_a ? tensor.shape.numel() : tensor.shape[1];
+    tensor.shape = is_a ? Shape{tensor.shape[0] * 2, tensor.shape[1]}
+                        : Shape{tensor.shape[0], tensor.shape[1] * 2};
+    tensor.compose = [run, is_a, start](const auto& sources, std::span<float> out) {
+      for (int64_t i = 0; i < std::ssize(out); ++i) {
+        const bool is_start = i / run % 2 != 0;
+        const int64_t place = i / (2 * run) * run + i % run;
+        const float value =
+            is_start ? start->data<const float>()[place] : sources[0][static_cast<size_t>(place)];
+        out[static_cast<size_t>(i)] = is_start && !is_a ? -value : value;
+      }
+    };
+  }
+  return saved;
 }
 
 class AttachLora : public AdapterOptions {
  public:
   explicit AttachLora(LoraOptions options) : options_(std::move(options)) {}
   std::string_view method() const override { return "lora"; }
+  std::vector<std::pair<std::string, std::string>> keys() const override {
+    return lora_keys(options_);
+  }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
     return std::make_unique<Lora>(options_, model);
   }
@@ -150,18 +291,8 @@ class AttachLora : public AdapterOptions {
 
 }  // namespace
 
-double LoraOptions::scale() const {
-  const auto rank = static_cast<double>(lora_rank);
-  return lora_alpha / (use_rslora ? std::sqrt(rank) : rank);
-}
-
-std::unique_ptr<AdapterOptions> lora_from_yaml(const io::YamlNode& section) {
-  return std::make_unique<AttachLora>(parse_lora_yaml(section));
-}
-
-std::unique_ptr<AdapterOptions> lora_from_peft(const io::Json& adapter_config,
-                                               const std::string& name) {
-  return std::make_unique<AttachLora>(parse_lora_peft(adapter_config, name));
+std::unique_ptr<AdapterOptions> read_lora(const OptionReader& reader) {
+  return std::make_unique<AttachLora>(parse_lora(reader));
 }
 
 }  // namespace shardtune::adapters

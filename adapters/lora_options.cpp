@@ -1,170 +1,160 @@
 #include "adapters/lora_options.h"
 
-#include <set>
+#include <cmath>
 
 namespace shardtune::adapters {
 
 namespace {
 
-// A name or a path of modules has none of these; a dot alone does not make an expression.
-bool is_regular_expression(const std::string& text) {
-  return text.find_first_of("*+?()[]{}|^$\\") != std::string::npos;
+constexpr io::NumberRange kRanks{1, 65536};
+constexpr io::NumberRange kAlphas{0, 1e6, true};
+constexpr std::string_view kNiterPrefix = "pissa_niter_";
+
+void parse_init(const OptionReader& reader, LoraOptions& options) {
+  std::string name = reader.text("init_lora_weights", "kaiming");
+  if (name.starts_with(kNiterPrefix) && name.size() < kNiterPrefix.size() + 4) {
+    const std::string digits = name.substr(kNiterPrefix.size());
+    if (!digits.empty() && digits.find_first_not_of("0123456789") == std::string::npos) {
+      options.pissa_niter = std::stoll(digits);
+      name = options.pissa_niter > 0 ? "pissa" : name;
+    }
+  }
+  const std::vector<std::pair<std::string, LoraInit>> known = {
+      {"kaiming", LoraInit::kKaiming},   {"true", LoraInit::kKaiming},
+      {"gaussian", LoraInit::kGaussian}, {"orthogonal", LoraInit::kOrthogonal},
+      {"pissa", LoraInit::kPissa},       {"olora", LoraInit::kOlora}};
+  for (const auto& [word, init] : known) {
+    if (word == name)
+      options.init = init;
+  }
+  if (options.is_new) {
+    std::vector<std::string> words;
+    for (const auto& [word, init] : known)
+      words.push_back(word);
+    if (!name.starts_with("pissa") && reader.has("init_lora_weights"))
+      reader.choice("init_lora_weights", "kaiming", words);
+    else if (name != "pissa" && name.starts_with("pissa"))
+      reader.error("init_lora_weights", "expected pissa or pissa_niter_N with N from 1 to 999.");
+    return;
+  }
+  // A saved adapter's tensors stand for themselves, unless they are relative to a changed base.
+  for (const char* word : {"pissa", "olora", "loftq", "corda", "mica", "lora_ga"}) {
+    if (name.starts_with(word))
+      throw UnsupportedError("init_lora_weights '" + name +
+                             "': the saved tensors are relative to a base that this start changed. "
+                             "Save it again with PEFT's path_initial_model_for_weight_conversion.");
+  }
+  options.init = LoraInit::kKaiming;
 }
 
 }  // namespace
 
-LoraOptions parse_lora_yaml(const io::YamlNode& section) {
-  section.alias_hint("r", "lora_rank");
-  section.alias_hint("rank", "lora_rank");
-  section.alias_hint("lora_r", "lora_rank");
-  section.alias_hint("alpha", "lora_alpha");
-  section.alias_hint("dropout", "lora_dropout");
-  section.alias_hint("lora_target", "target_modules");
-  section.alias_hint("lora_target_modules", "target_modules");
+int64_t LoraOptions::rank_of(const std::string& path) const {
+  return static_cast<int64_t>(pattern_value(rank_pattern, path, static_cast<double>(lora_rank)));
+}
+
+double LoraOptions::scale_of(const std::string& path) const {
+  const auto rank = static_cast<double>(rank_of(path));
+  return pattern_value(alpha_pattern, path, lora_alpha) / (use_rslora ? std::sqrt(rank) : rank);
+}
+
+LoraOptions parse_lora(const OptionReader& reader) {
   LoraOptions options;
-  options.lora_rank = section.integer_or("lora_rank", 8, {1, 65536});
-  options.lora_alpha =
-      section.number_or("lora_alpha", 2.0 * static_cast<double>(options.lora_rank), {0, 1e6, true});
-  options.lora_dropout = section.number_or("lora_dropout", 0.0, {0, 1, false, true});
-  options.use_rslora = section.boolean_or("use_rslora", false);
-  const std::string init =
-      section.choice_or("init_lora_weights", "kaiming", {"kaiming", "gaussian"});
-  options.init = init == "gaussian" ? LoraInit::kGaussian : LoraInit::kKaiming;
-  options.targets.names = section.strings_or("target_modules", {kAllLinear});
-  if (options.targets.names.empty())
-    section.error("target_modules", "expected at least one name. Write for example 'all-linear'.");
-  options.targets.is_pattern =
-      options.targets.names.size() == 1 && is_regular_expression(options.targets.names[0]);
+  options.is_new = reader.source() == OptionReader::Source::kRun;
+  if (!options.is_new && !reader.has("r"))
+    reader.error("r", "is missing.");
+  options.lora_rank = reader.integer("r", 8, kRanks);
+  options.lora_alpha = reader.number(
+      "lora_alpha", options.is_new ? 2.0 * static_cast<double>(options.lora_rank) : 8.0, kAlphas);
+  options.lora_dropout = reader.number("lora_dropout", 0.0, {0, 1, false, true});
+  options.use_rslora = reader.boolean("use_rslora", false);
+  options.use_dora = reader.boolean("use_dora", false);
+  options.rank_pattern = reader.pattern("rank_pattern", kRanks);
+  for (auto& [name, rank] : options.rank_pattern) {
+    if (rank != std::floor(rank))
+      reader.error("rank_pattern", "expected whole ranks.");
+  }
+  options.alpha_pattern = reader.pattern("alpha_pattern", kAlphas);
+  if (options.is_new)
+    options.loraplus_lr_ratio = reader.number("loraplus_lr_ratio", 1.0, {0, 1e6, true});
+  parse_init(reader, options);
+  if (options.init == LoraInit::kOrthogonal && options.lora_rank % 2 != 0)
+    reader.error("init_lora_weights", "orthogonal needs an even lora_rank.");
+  options.targets = read_target_modules(reader, {kAllLinear});
   return options;
 }
 
-namespace {
-
-// Keys of adapter_config.json whose effect we do not have, with the value that means "off".
-void refuse_unknown_effects(const io::JsonReader& config) {
-  const auto refuse = [&](const std::string& key) {
-    throw UnsupportedError(config.name() + ": " + key +
-                           " is not supported yet, see docs/status.md.");
-  };
-  for (const char* key : {"use_dora", "lora_bias", "fan_in_fan_out", "use_qalora"}) {
-    if (config.boolean_or(key, false))
-      refuse(key);
+std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& options) {
+  const auto truth = [](bool value) { return std::string(value ? "true" : "false"); };
+  std::string init = "kaiming";
+  switch (options.init) {
+    case LoraInit::kKaiming:
+      break;
+    case LoraInit::kGaussian:
+      init = "gaussian";
+      break;
+    case LoraInit::kOrthogonal:
+      init = "orthogonal";
+      break;
+    case LoraInit::kOlora:
+      init = "olora";
+      break;
+    case LoraInit::kPissa:
+      init = options.pissa_niter > 0
+                 ? std::string(kNiterPrefix) + std::to_string(options.pissa_niter)
+                 : "pissa";
+      break;
   }
-  for (const char* key : {"modules_to_save", "layers_to_transform", "layer_replication",
-                          "exclude_modules", "target_parameters", "trainable_token_indices",
-                          "alora_invocation_tokens", "arrow_config"}) {
-    if (config.has(key))
-      refuse(key);
-  }
-  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
-    const io::Json* pattern = config.object().find(key);
-    if (pattern != nullptr && pattern->is_object() && !pattern->as_object().empty())
-      refuse(key);
-  }
-  if (config.string_or("bias", "none") != "none")
-    refuse("bias");
-  // Of the initialisations only these leave the base as it was; the file is relative to a changed
-  // base otherwise (PiSSA, OLoRA, LoftQ).
-  const io::Json* init = config.object().find("init_lora_weights");
-  if (init != nullptr && init->is_string() && init->as_string() != "gaussian" &&
-      init->as_string() != "eva" && init->as_string() != "orthogonal")
-    refuse("init_lora_weights '" + init->as_string() + "'");
-}
-
-}  // namespace
-
-LoraOptions parse_lora_peft(const io::Json& json, const std::string& name) {
-  const io::JsonReader config(json, name);
-  refuse_unknown_effects(config);
-  LoraOptions options;
-  options.lora_rank = config.integer("r");
-  if (options.lora_rank < 1 || options.lora_rank > 65536)
-    throw DataError(name + ": r: expected an integer in [1, 65536].");
-  options.lora_alpha = config.number_or("lora_alpha", 8.0);
-  options.lora_dropout = config.number_or("lora_dropout", 0.0);
-  options.use_rslora = config.boolean_or("use_rslora", false);
-  const io::Json* targets = json.find("target_modules");
-  if (targets == nullptr || targets->is_null())
-    throw DataError(name + ": target_modules is missing.");
-  if (targets->is_string()) {
-    options.targets.names = {targets->as_string()};
-    options.targets.is_pattern = targets->as_string() != kAllLinear;
-    return options;
-  }
-  if (!targets->is_array())
-    throw DataError(name + ": target_modules: expected a list or a string.");
-  for (const io::Json& target : targets->as_array()) {
-    if (!target.is_string())
-      throw DataError(name + ": target_modules: expected strings.");
-    options.targets.names.push_back(target.as_string());
-  }
-  return options;
+  auto keys = target_keys(options.targets);
+  keys.insert(keys.end(), {{"method", "lora"},
+                           {"alpha_pattern", pattern_json(options.alpha_pattern).dump()},
+                           {"init_lora_weights", init},
+                           {"lora_alpha", number_json(options.lora_alpha).dump()},
+                           {"lora_dropout", number_json(options.lora_dropout).dump()},
+                           {"lora_rank", std::to_string(options.lora_rank)},
+                           {"loraplus_lr_ratio", number_json(options.loraplus_lr_ratio).dump()},
+                           {"rank_pattern", pattern_json(options.rank_pattern).dump()},
+                           {"use_dora", truth(options.use_dora)},
+                           {"use_rslora", truth(options.use_rslora)}});
+  return keys;
 }
 
 io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::string>& targets,
                           const std::string& base_model) {
-  io::Json config = io::Json::object();
-  config.set("alora_invocation_tokens", nullptr);
-  config.set("alpha_pattern", io::Json::object());
-  config.set("arrow_config", nullptr);
-  config.set("auto_mapping", nullptr);
-  config.set("base_model_name_or_path", base_model);
-  config.set("bias", "none");
-  config.set("corda_config", nullptr);
-  config.set("ensure_weight_tying", false);
-  config.set("eva_config", nullptr);
-  config.set("exclude_modules", nullptr);
-  config.set("fan_in_fan_out", false);
-  config.set("inference_mode", true);
-  config.set("init_lora_weights", true);
-  config.set("kasa_config", nullptr);
-  config.set("layer_replication", nullptr);
-  config.set("layers_pattern", nullptr);
-  config.set("layers_to_transform", nullptr);
-  config.set("loftq_config", io::Json::object());
-  config.set("lora_alpha",
-             options.lora_alpha == static_cast<double>(static_cast<int64_t>(options.lora_alpha))
-                 ? io::Json(static_cast<int64_t>(options.lora_alpha))
-                 : io::Json(options.lora_alpha));
-  config.set("lora_bias", false);
-  config.set("lora_dropout", options.lora_dropout);
-  config.set("lora_ga_config", nullptr);
-  config.set("megatron_config", nullptr);
-  config.set("megatron_core", "megatron.core");
-  config.set("modules_to_save", nullptr);
-  config.set("monteclora_config", nullptr);
-  config.set("peft_type", "LORA");
-  config.set("peft_version", "0.21.2");
-  config.set("qalora_group_size", 16);
-  config.set("r", options.lora_rank);
-  config.set("rank_pattern", io::Json::object());
-  config.set("revision", nullptr);
-  io::Json names = io::Json::array();
-  for (const std::string& target : targets)
-    names.push_back(target);
-  config.set("target_modules", std::move(names));
-  config.set("target_parameters", nullptr);
-  config.set("task_type", "CAUSAL_LM");
-  config.set("trainable_token_indices", nullptr);
-  config.set("use_bdlora", nullptr);
-  config.set("use_dora", false);
-  config.set("use_qalora", false);
-  config.set("use_rslora", options.use_rslora);
-  config.set("velora_config", nullptr);
-  return config;
-}
-
-std::vector<std::string> compact_targets(const std::vector<std::string>& paths,
-                                         models::Model& model) {
-  const std::set<std::string> chosen(paths.begin(), paths.end());
-  std::set<std::string> leaves;
-  for (const std::string& path : paths)
-    leaves.insert(path.substr(path.rfind('.') + 1));
-  for (const models::BaseLinear* linear : model.linears()) {
-    if (leaves.contains(linear->leaf_name()) && !chosen.contains(linear->path()))
-      return paths;
-  }
-  return {leaves.begin(), leaves.end()};
+  // [A; A0] and [B, -B0]: twice the rank, and an alpha that keeps the scale.
+  const double rank_factor = options.is_relative() ? 2.0 : 1.0;
+  const double alpha_factor = options.use_rslora ? std::sqrt(rank_factor) : rank_factor;
+  const auto times = [](Pattern pattern, double factor) {
+    for (auto& [name, value] : pattern)
+      value *= factor;
+    return pattern_json(pattern);
+  };
+  // An alpha that follows from the default has to be written where only the rank has a pattern.
+  std::vector<std::pair<std::string, io::Json>> own = {
+      {"alpha_pattern", times(options.alpha_pattern, alpha_factor)},
+      {"bias", "none"},
+      {"fan_in_fan_out", false},
+      {"init_lora_weights", true},
+      {"loftq_config", io::Json::object()},
+      {"lora_alpha", number_json(options.lora_alpha * alpha_factor)},
+      {"lora_bias", false},
+      {"lora_dropout", options.lora_dropout},
+      {"megatron_core", "megatron.core"},
+      {"qalora_group_size", 16},
+      {"r", options.lora_rank * static_cast<int64_t>(rank_factor)},
+      {"rank_pattern", times(options.rank_pattern, rank_factor)},
+      {"target_modules", list_json(targets)},
+      {"use_dora", options.use_dora},
+      {"use_qalora", false},
+      {"use_rslora", options.use_rslora},
+      {"ensure_weight_tying", false}};
+  for (const char* key :
+       {"alora_invocation_tokens", "arrow_config", "corda_config", "eva_config", "exclude_modules",
+        "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform",
+        "lora_ga_config", "megatron_config", "modules_to_save", "monteclora_config",
+        "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config"})
+    own.emplace_back(key, nullptr);
+  return peft_config_json("LORA", base_model, std::move(own));
 }
 
 }  // namespace shardtune::adapters

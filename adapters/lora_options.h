@@ -1,26 +1,46 @@
-// LoRA's options to and from configuration files: our YAML section and PEFT's adapter_config.json.
+// LoRA's options to and from configuration files.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "adapters/lora.h"
+#include "adapters/option_reader.h"
+#include "adapters/target_modules.h"
 
 namespace shardtune::adapters {
 
-/// Reads lora_rank, lora_alpha, lora_dropout, use_rslora, init_lora_weights, target_modules.
-/// Problems go to the section's error list.
-LoraOptions parse_lora_yaml(const io::YamlNode& section);
-/// Errors  DataError: keys missing or of the wrong type; UnsupportedError: an option whose effect
-/// we
-///         do not have (use_dora, rank_pattern, modules_to_save, ...), named
-LoraOptions parse_lora_peft(const io::Json& config, const std::string& name);
+/// How A and B start. kPissa and kOlora factor the weight itself, so that the change is relative to
+/// their own start.
+enum class LoraInit { kKaiming, kGaussian, kOrthogonal, kPissa, kOlora };
 
-/// The exact key set that PEFT 0.21.2 writes.
+struct LoraOptions {
+  int64_t lora_rank = 8;
+  double lora_alpha = 16.0;
+  double lora_dropout = 0.0;
+  bool use_rslora = false;
+  bool use_dora = false;
+  LoraInit init = LoraInit::kKaiming;
+  int64_t pissa_niter = 0;  // subspace iterations; 0: exact
+  double loraplus_lr_ratio = 1.0;
+  Pattern rank_pattern;
+  Pattern alpha_pattern;
+  TargetModules targets;
+  bool is_new = true;  // read from a run's section, not from a saved adapter
+
+  int64_t rank_of(const std::string& path) const;
+  double scale_of(const std::string& path) const;
+  /// Whether what is learnt is the difference to the start, not the product of A and B.
+  bool is_relative() const { return init == LoraInit::kPissa || init == LoraInit::kOlora; }
+};
+
+LoraOptions parse_lora(const OptionReader& reader);
+/// Keys of the run's section with their values as YAML.
+std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& options);
+/// The exact key set that PEFT 0.21.2 writes. Relative options come out as the plain LoRA of twice
+/// the rank that holds the same change.
 io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::string>& targets,
                           const std::string& base_model);
-/// Leaf names when they say the same as the whole paths, else the paths.
-std::vector<std::string> compact_targets(const std::vector<std::string>& paths,
-                                         models::Model& model);
 
 }  // namespace shardtune::adapters

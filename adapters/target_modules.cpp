@@ -20,10 +20,98 @@ bool matches_name(const std::string& path, const std::string& name) {
                     known_names_hint(name, candidates));
 }
 
+// A name or a path of modules has none of these; a dot alone does not make an expression.
+bool is_regular_expression(const std::string& text) {
+  return text.find_first_of("*+?()[]{}|^$\\") != std::string::npos;
+}
+
+// Number of the layer in a path: its first component that is a number; -1 without one.
+int64_t layer_number(const std::string& path) {
+  size_t begin = 0;
+  while (begin < path.size()) {
+    const size_t end = std::min(path.find('.', begin), path.size());
+    const std::string part = path.substr(begin, end - begin);
+    const bool is_number = !part.empty() && part.size() < 10 &&
+                           part.find_first_not_of("0123456789") == std::string::npos;
+    if (is_number)
+      return std::stoll(part);
+    begin = end + 1;
+  }
+  return -1;
+}
+
+bool is_excluded(const TargetModules& targets, const std::string& path) {
+  if (targets.is_excluded_pattern)
+    return io::Pattern(targets.excluded.at(0), "adapter.exclude_modules").matches_all(path);
+  return std::ranges::any_of(targets.excluded,
+                             [&](const std::string& name) { return matches_name(path, name); });
+}
+
+// What exclude_modules and layers_to_transform leave.
+std::vector<models::BaseLinear*> without_excluded(const TargetModules& targets,
+                                                  const std::vector<models::BaseLinear*>& matched) {
+  std::vector<models::BaseLinear*> kept;
+  std::ranges::copy_if(matched, std::back_inserter(kept), [&](const models::BaseLinear* linear) {
+    const bool in_layers =
+        targets.layers.empty() ||
+        std::ranges::find(targets.layers, layer_number(linear->path())) != targets.layers.end();
+    return in_layers && !is_excluded(targets, linear->path());
+  });
+  if (kept.empty())
+    throw ConfigError(
+        "adapter: exclude_modules and layers_to_transform leave none of the linears that "
+        "target_modules names. Remove one of them.");
+  return kept;
+}
+
+std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, models::Model& model);
+
 }  // namespace
+
+TargetModules read_target_modules(const OptionReader& reader, std::vector<std::string> otherwise) {
+  TargetModules targets;
+  const bool is_saved = reader.source() == OptionReader::Source::kSaved;
+  const auto is_pattern = [&](const char* key, const std::vector<std::string>& names) {
+    return is_saved ? reader.is_text(key) && names.at(0) != kAllLinear
+                    : names.size() == 1 && is_regular_expression(names[0]);
+  };
+  if (is_saved && !reader.has("target_modules"))
+    reader.error("target_modules", "is missing.");
+  targets.names = reader.texts("target_modules", std::move(otherwise));
+  if (targets.names.empty())
+    reader.error("target_modules", "expected at least one name. Write for example 'all-linear'.");
+  else
+    targets.is_pattern = is_pattern("target_modules", targets.names);
+  targets.excluded = reader.texts("exclude_modules", {});
+  targets.is_excluded_pattern =
+      !targets.excluded.empty() && is_pattern("exclude_modules", targets.excluded);
+  targets.layers = reader.integers("layers_to_transform");
+  return targets;
+}
+
+std::vector<std::pair<std::string, std::string>> target_keys(const TargetModules& targets) {
+  std::string layers;
+  for (const int64_t layer : targets.layers)
+    layers += (layers.empty() ? "" : ", ") + std::to_string(layer);
+  const auto list = [](const std::vector<std::string>& names) {
+    std::string text;
+    for (const std::string& name : names)
+      text += (text.empty() ? "" : ", ") + io::Json(name).dump();
+    return "[" + text + "]";
+  };
+  return {{"exclude_modules", list(targets.excluded)},
+          {"layers_to_transform", "[" + layers + "]"},
+          {"target_modules", list(targets.names)}};
+}
 
 std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
                                                       models::Model& model) {
+  return without_excluded(targets, match_targets(targets, model));
+}
+
+namespace {
+
+std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, models::Model& model) {
   const std::vector<models::BaseLinear*> linears = model.linears();
   std::set<std::string> leaves;
   for (const models::BaseLinear* linear : linears)
@@ -53,6 +141,32 @@ std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targe
                      [&](const std::string& name) { return matches_name(linear->path(), name); });
                });
   return matched;
+}
+
+}  // namespace
+
+std::vector<std::string> compact_targets(const std::vector<std::string>& paths,
+                                         models::Model& model) {
+  const std::set<std::string> chosen(paths.begin(), paths.end());
+  std::set<std::string> leaves;
+  for (const std::string& path : paths)
+    leaves.insert(path.substr(path.rfind('.') + 1));
+  for (const models::BaseLinear* linear : model.linears()) {
+    if (leaves.contains(linear->leaf_name()) && !chosen.contains(linear->path()))
+      return paths;
+  }
+  return {leaves.begin(), leaves.end()};
+}
+
+double pattern_value(const Pattern& pattern, const std::string& path, double otherwise) {
+  for (const auto& [name, value] : pattern) {
+    if (matches_name(path, name))
+      return value;
+    const io::Pattern expression("(.*\\.)?(" + name + ")", "adapter: pattern of ranks or alphas");
+    if (expression.matches_all(path))
+      return value;
+  }
+  return otherwise;
 }
 
 }  // namespace shardtune::adapters

@@ -1,12 +1,14 @@
 // Which linears an adapter attaches to, by PEFT's rules: a list entry matches a path that equals it
 // or ends with "." + it; a single string is a regular expression over the whole path (in our YAML:
 // when it has a character that only expressions have); "all-linear" means every linear but the
-// head.
+// head. exclude_modules takes away by the same rules, layers_to_transform keeps layers by number.
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "adapters/option_reader.h"
 #include "models/model.h"
 
 namespace shardtune::adapters {
@@ -14,13 +16,31 @@ namespace shardtune::adapters {
 struct TargetModules {
   std::vector<std::string> names;  // list entries, or one expression
   bool is_pattern = false;         // names[0] is a regular expression
+  std::vector<std::string> excluded;
+  bool is_excluded_pattern = false;
+  std::vector<int64_t> layers;  // empty: all
 };
 
 inline constexpr const char* kAllLinear = "all-linear";
 
+/// Reads target_modules, exclude_modules and layers_to_transform; `otherwise` stands for an absent
+/// target_modules.
+TargetModules read_target_modules(const OptionReader& reader, std::vector<std::string> otherwise);
+
+/// The same as keys of a run's section.
+std::vector<std::pair<std::string, std::string>> target_keys(const TargetModules& targets);
+
 /// The model's linears that match, in model order.
-/// Errors  ConfigError: a name or pattern that matches nothing (lists the candidates)
+/// Errors  ConfigError: a name or pattern that matches nothing (lists the candidates), nothing left
 std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
                                                       models::Model& model);
+
+/// Leaf names when they say the same as the whole paths, else the paths.
+std::vector<std::string> compact_targets(const std::vector<std::string>& paths,
+                                         models::Model& model);
+
+/// The value of the first entry whose regular expression matches the end of the path, by whole
+/// components: PEFT's rank_pattern and alpha_pattern.
+double pattern_value(const Pattern& pattern, const std::string& path, double otherwise);
 
 }  // namespace shardtune::adapters

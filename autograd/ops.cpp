@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "core/activity.h"
-#include "core/dry_run.h"
+#include "core/parallel_for.h"
 #include "kernels/norm.h"
 
 namespace shardtune::autograd {
@@ -67,27 +67,37 @@ Variable cast(Tape& tape, const Variable& x, DType dtype) {
 
 namespace {
 
-float element(const TensorView& x, int64_t i) {
-  return x.dtype() == DType::kFloat32 ? x.data<const float>()[i]
-                                      : static_cast<float>(x.data<const BFloat16>()[i]);
-}
-
-void store_element(const TensorView& x, int64_t i, float value) {
-  if (x.dtype() == DType::kFloat32)
-    x.data<float>()[i] = value;
-  else
-    x.data<BFloat16>()[i] = BFloat16(value);
+template <typename T>
+void multiply_typed(const TensorView& a, const TensorView& b, const GradSlot& slot, T* out) {
+  const int64_t width = b.numel();
+  const bool adds = slot.accumulate == Accumulate::kYes;
+  const auto row = [&](const auto* left, const auto* right, int64_t begin, int64_t end, T* to) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float product = static_cast<float>(left[i]) * static_cast<float>(right[i % width]);
+      to[i] = T(adds ? static_cast<float>(to[i]) + product : product);
+    }
+  };
+  constexpr int64_t kGrain = 1 << 14;
+  parallel_for(a.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    const bool a_f32 = a.dtype() == DType::kFloat32;
+    const bool b_f32 = b.dtype() == DType::kFloat32;
+    if (a_f32 && b_f32)
+      row(a.data<const float>(), b.data<const float>(), begin, end, out);
+    else if (a_f32)
+      row(a.data<const float>(), b.data<const BFloat16>(), begin, end, out);
+    else if (b_f32)
+      row(a.data<const BFloat16>(), b.data<const float>(), begin, end, out);
+    else
+      row(a.data<const BFloat16>(), b.data<const BFloat16>(), begin, end, out);
+  });
 }
 
 // slot (+)= a * b; b may be one row against a's rows.
 void multiply_into(const TensorView& a, const TensorView& b, const GradSlot& slot) {
-  if (DryRun::current() != nullptr)
-    return;
-  const int64_t width = b.numel();
-  for (int64_t i = 0; i < a.numel(); ++i) {
-    const float base = slot.accumulate == Accumulate::kYes ? element(slot.grad, i) : 0.0f;
-    store_element(slot.grad, i, base + element(a, i) * element(b, i % width));
-  }
+  if (slot.grad.dtype() == DType::kFloat32)
+    multiply_typed(a, b, slot, slot.grad.data<float>());
+  else
+    multiply_typed(a, b, slot, slot.grad.data<BFloat16>());
 }
 
 }  // namespace
@@ -301,13 +311,14 @@ Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const
                 Accumulate::kNo);
   const TensorView b_value = weight_in(tape, update.lora_B, dtype);
   Variable output;
-  if (y.dtype() == dtype) {
+  const DType result = update.result.value_or(dtype);
+  if (y.dtype() == result) {
     kernels::gemm(*u, b_value, Transpose::kYes, y.value(), Accumulate::kYes, update.scale);
     output = tape.result_in_place(y, {y, x, a, b});
   } else {
-    Tensor sum(y.shape(), dtype);
+    Tensor sum(y.shape(), result);
     kernels::gemm_onto(y.value(), *u, b_value, sum, update.scale);
-    output = tape.result(std::move(sum), {y, x, a, b}, dtype);
+    output = tape.result(std::move(sum), {y, x, a, b}, result);
   }
   tape.record(output, [&tape, x, y = y.grad_ref(), a = a.grad_ref(), b = b.grad_ref(), u, update,
                        dtype](Tensor& dy) {

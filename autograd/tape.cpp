@@ -79,6 +79,14 @@ Variable Tape::parameter(ParameterId id) {
   return variable;
 }
 
+Variable Tape::frozen(ParameterId id) const {
+  Variable variable;
+  variable.value_ = std::make_shared<Variable::Value>();
+  variable.value_->store = &store_;
+  variable.value_->parameter = id;
+  return variable;
+}
+
 bool Tape::needs_grad(std::initializer_list<Variable> inputs) const {
   if (!recording())
     return false;

@@ -108,6 +108,8 @@ class Tape {
 
   /// A trainable parameter as a Variable (f32). The same id is the same Variable on one tape.
   Variable parameter(ParameterId id);
+  /// A frozen f32 parameter as a Variable without gradient, valid while its unit is leased.
+  Variable frozen(ParameterId id) const;
   /// Whether an operation with these inputs must record its way back.
   bool needs_grad(std::initializer_list<Variable> inputs) const;
 

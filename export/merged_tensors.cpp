@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "models/vocabulary_table.h"
@@ -46,9 +47,11 @@ MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
                            std::string(request.adapter->method()) +
                            "' cannot be merged into weights. Use --to peft.");
   std::set<std::string> known;
+  std::map<std::string, const models::BaseLinear*> biases;
   for (const models::BaseLinear* linear : request.model.linears()) {
     add(linear->path() + ".weight", linear);
     known.insert(linear->path() + ".weight");
+    biases.emplace(linear->path() + ".bias", linear);
   }
   // Tables are cut into chunks and have no parameter of their own name; norms and biases have. A
   // tied head's tensor, which some files hold too, is left out.
@@ -61,8 +64,13 @@ MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
   for (int32_t i = 0; i < store.num_parameters(); ++i) {
     const ParameterSpec& spec = store.spec(ParameterId{i});
     if (spec.kind == ParameterKind::kFrozen && request.source.has(spec.name) &&
-        known.insert(spec.name).second)
+        known.insert(spec.name).second) {
       add(spec.name, nullptr);
+      const auto bias = biases.find(spec.name);
+      if (bias != biases.end() && request.adapter != nullptr &&
+          request.adapter->wraps(*bias->second))
+        tensors_.back().bias_of = bias->second;
+    }
   }
 }
 
@@ -88,21 +96,23 @@ void MergedTensors::read_base(const MergedTensor& tensor, int64_t begin, int64_t
     request_.source.read_rows(tensor.name, begin, end, out.data<float>());
 }
 
-void MergedTensors::add_delta(const MergedTensor& tensor, int64_t begin, int64_t end,
-                              const TensorView& rows, const TensorView& delta) const {
-  const auto values = delta.span<float>();
-  std::fill(values.begin(), values.end(), 0.0f);
-  request_.adapter->add_delta(*tensor.linear, begin, end, delta);
-  for (int64_t i = 0; i < delta.numel(); ++i)
-    rows.data<float>()[i] += values[static_cast<size_t>(i)];
+void MergedTensors::merge(const MergedTensor& tensor, int64_t begin, int64_t end,
+                          const TensorView& rows, const TensorView& delta) const {
+  const auto merged = rows.span<float>();
+  const auto before = delta.span<float>();
+  std::ranges::copy(merged, before.begin());
+  request_.adapter->merge_rows(*tensor.linear, begin, end, rows);
+  for (size_t i = 0; i < merged.size(); ++i)
+    before[i] = merged[i] - before[i];
 }
 
 void MergedTensors::stream(const MergedTensor& tensor,
                            const std::function<void(std::span<const std::byte>)>& sink,
                            DeltaError& error) const {
   UnitLease lease;
-  if (tensor.linear != nullptr)
-    lease = request_.model.store().acquire(tensor.linear->unit(), Pass::kForward);
+  const models::BaseLinear* linear = tensor.linear != nullptr ? tensor.linear : tensor.bias_of;
+  if (linear != nullptr)
+    lease = request_.model.store().acquire(linear->unit(), Pass::kForward);
   const int64_t length = tensor.row_length();
   const int64_t rows_of_block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, length));
   for (int64_t begin = 0; begin < tensor.num_rows(); begin += rows_of_block) {
@@ -111,10 +121,13 @@ void MergedTensors::stream(const MergedTensor& tensor,
     const Tensor rows(shape, DType::kFloat32);
     const Tensor rounded(shape, request_.options.dtype);
     read_base(tensor, begin, end, rows);
+    // A bias is shorter than a block.
+    if (tensor.bias_of != nullptr)
+      request_.adapter->merge_bias(*tensor.bias_of, rows.span<float>());
     Tensor delta;
     if (tensor.has_delta) {
       delta = Tensor(shape, DType::kFloat32);
-      add_delta(tensor, begin, end, rows, delta);
+      merge(tensor, begin, end, rows, delta);
     }
     round_to(request_.options.dtype, rows.span<const float>(), rounded, tensor.name);
     for (int64_t i = 0; i < delta.numel() && !delta.empty(); ++i) {

@@ -15,6 +15,7 @@ struct MergedTensor {
   std::string name;
   std::vector<int64_t> shape;
   const models::BaseLinear* linear = nullptr;
+  const models::BaseLinear* bias_of = nullptr;  // a bias that the adapter may change
   bool has_delta = false;
 
   int64_t num_rows() const { return shape.empty() ? 1 : shape[0]; }
@@ -32,7 +33,7 @@ struct DeltaError {
 
 class MergedTensors {
  public:
-  /// UnsupportedError: an adapter whose change is no delta of weights.
+  /// UnsupportedError: an adapter that cannot be merged into weights.
   explicit MergedTensors(const ExportRequest& request);
 
   const std::vector<MergedTensor>& tensors() const { return tensors_; }
@@ -46,8 +47,9 @@ class MergedTensors {
   void add(std::string name, const models::BaseLinear* linear);
   void read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
                  const TensorView& out) const;
-  void add_delta(const MergedTensor& tensor, int64_t begin, int64_t end, const TensorView& rows,
-                 const TensorView& delta) const;
+  /// Merges base rows in place; `delta` is what that changed.
+  void merge(const MergedTensor& tensor, int64_t begin, int64_t end, const TensorView& rows,
+             const TensorView& delta) const;
 
   const ExportRequest& request_;
   std::vector<MergedTensor> tensors_;

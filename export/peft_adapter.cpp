@@ -17,55 +17,60 @@ namespace fs = std::filesystem;
 
 constexpr const char* kWeightsFile = "adapter_model.safetensors";
 
-std::string peft_key(const adapters::AdapterTensor& tensor) {
-  return "base_model.model." + tensor.name;
+std::string peft_key(const adapters::SavedTensor& tensor) { return tensor.prefix + tensor.name; }
+
+std::vector<float> values_of_saved(const adapters::SavedTensor& tensor,
+                                   const AdapterValues& values) {
+  std::vector<std::vector<float>> sources;
+  for (const ParameterId id : tensor.sources)
+    sources.push_back(values(id));
+  std::vector<float> out(static_cast<size_t>(tensor.shape.numel()));
+  tensor.compose(sources, out);
+  return out;
 }
 
 /// NaN is refused, and so is an adapter of zeros only: both are signs that nothing was trained.
-void check_values(const adapters::Adapter& adapter, const AdapterValues& values) {
+void check_values(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values) {
   double square_sum = 0.0;
-  for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
-    values(tensor, [&](const TensorView& value) {
-      SHARDTUNE_ASSERT(value.numel() == tensor.shape.numel());
-      double sum = 0.0;
-      for (const float x : value.span<const float>())
-        sum += static_cast<double>(x) * x;
-      if (!std::isfinite(sum))
-        throw NonFiniteError(tensor.name +
-                             ": NaN or infinity in the adapter; nothing was written. "
-                             "Go back to an earlier checkpoint.");
-      square_sum += sum;
-    });
+  for (const adapters::SavedTensor& tensor : saved) {
+    double sum = 0.0;
+    for (const float x : values_of_saved(tensor, values))
+      sum += static_cast<double>(x) * x;
+    if (!std::isfinite(sum))
+      throw NonFiniteError(tensor.name +
+                           ": NaN or infinity in the adapter; nothing was written. "
+                           "Go back to an earlier checkpoint.");
+    square_sum += sum;
   }
-  if (adapter.tensors().empty() || square_sum == 0.0)
+  if (saved.empty() || square_sum == 0.0)
     throw ArgumentError("adapter: all tensors are zero; nothing was written");
 }
 
-void write_weights(const adapters::Adapter& adapter, const AdapterValues& values,
+void write_weights(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values,
                    const fs::path& path) {
   std::vector<io::TensorToWrite> tensors;
-  for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
+  for (const adapters::SavedTensor& tensor : saved) {
     const auto extents = tensor.shape.extents();
     io::TensorToWrite out{peft_key(tensor), "F32", {extents.begin(), extents.end()}, {}};
     out.write = [&values, &tensor](const auto& sink) {
-      values(tensor, [&](const TensorView& value) { sink(value.bytes()); });
+      const std::vector<float> composed = values_of_saved(tensor, values);
+      sink(std::as_bytes(std::span<const float>(composed)));
     };
     tensors.push_back(std::move(out));
   }
   io::write_safetensors(path, std::move(tensors));
 }
 
-void compare_weights(const adapters::Adapter& adapter, const AdapterValues& values,
+void compare_weights(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values,
                      const fs::path& path) {
   const auto source = io::open_safetensors(path);
-  for (const adapters::AdapterTensor& tensor : adapter.tensors()) {
+  for (const adapters::SavedTensor& tensor : saved) {
     const io::TensorInfo* info = source->find(peft_key(tensor));
     bool is_equal = info != nullptr && info->num_bytes == tensor.shape.numel() * 4;
     if (is_equal) {
-      values(tensor, [&](const TensorView& value) {
-        const auto read = source->bytes(*info);
-        is_equal = std::memcmp(read.data(), value.raw(), read.size()) == 0;
-      });
+      const std::vector<float> composed = values_of_saved(tensor, values);
+      const auto read = source->bytes(*info);
+      is_equal = std::memcmp(read.data(), composed.data(), read.size()) == 0;
       source->drop(*info);
     }
     if (!is_equal)
@@ -88,14 +93,15 @@ std::string model_card(const adapters::Adapter& adapter, const Provenance& prove
 
 void write_folder(const adapters::Adapter& adapter, const AdapterValues& values,
                   const Provenance& provenance, const OutputFolder& output) {
-  check_values(adapter, values);
+  const std::vector<adapters::SavedTensor> saved = adapter.saved_tensors();
+  check_values(saved, values);
   int64_t num_bytes = 1 << 20;
-  for (const adapters::AdapterTensor& tensor : adapter.tensors())
+  for (const adapters::SavedTensor& tensor : saved)
     num_bytes += tensor.shape.numel() * 4 + 256;
   const fs::path& folder = output.partial();
   io::require_free_space(folder, num_bytes, "the adapter");
-  write_weights(adapter, values, folder / kWeightsFile);
-  compare_weights(adapter, values, folder / kWeightsFile);
+  write_weights(saved, values, folder / kWeightsFile);
+  compare_weights(saved, values, folder / kWeightsFile);
   io::write_file_durably(folder / "adapter_config.json",
                          adapter.peft_config(provenance.base_model).dump(2) + "\n");
   io::write_file_durably(folder / "README.md", model_card(adapter, provenance));
@@ -105,9 +111,10 @@ void write_folder(const adapters::Adapter& adapter, const AdapterValues& values,
 }  // namespace
 
 AdapterValues values_of(ParameterStore& store) {
-  return [&store](const adapters::AdapterTensor& tensor, const auto& use) {
-    const UnitLease lease = store.acquire(store.spec(tensor.id).unit, Pass::kForward);
-    use(store.value(tensor.id));
+  return [&store](ParameterId id) {
+    const UnitLease lease = store.acquire(store.spec(id).unit, Pass::kForward);
+    const auto values = store.value(id).span<const float>();
+    return std::vector<float>(values.begin(), values.end());
   };
 }
 
@@ -123,7 +130,7 @@ io::Json export_peft(const ExportRequest& request, const OutputFolder& output) {
     throw ConfigError("export --to peft: expected an adapter, found none. Add --adapter FOLDER.");
   write_folder(*request.adapter, values_of(request.model.store()), request.provenance, output);
   io::Json report = io::Json::object();
-  report.set("tensors", static_cast<int64_t>(request.adapter->tensors().size()));
+  report.set("tensors", static_cast<int64_t>(request.adapter->saved_tensors().size()));
   return report;
 }
 

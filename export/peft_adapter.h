@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <vector>
 
 #include "adapters/adapter.h"
 #include "core/parameter_store.h"
@@ -12,9 +13,8 @@
 
 namespace shardtune::exporting {
 
-/// Shows the value of an adapter's tensor, f32, to `use`.
-using AdapterValues = std::function<void(const adapters::AdapterTensor& tensor,
-                                         const std::function<void(const TensorView& value)>& use)>;
+/// The whole values of a trainable that a saved tensor is made of.
+using AdapterValues = std::function<std::vector<float>(ParameterId id)>;
 /// Values leased from a store that holds them on this rank.
 AdapterValues values_of(ParameterStore& store);
 

@@ -56,6 +56,8 @@ class YamlNode {
   /// Elements of a sequence; a scalar or mapping counts as one element.
   std::vector<YamlNode> elements(std::string_view key) const;
   bool has(std::string_view key) const;
+  /// Keys of a mapping in the order of the file; none of anything else.
+  std::vector<std::string> keys() const;
 
   std::string string_or(std::string_view key, std::string_view otherwise) const;
   std::optional<std::string> string(std::string_view key) const;

@@ -220,6 +220,15 @@ std::vector<YamlNode> YamlNode::elements(std::string_view key) const {
 
 bool YamlNode::has(std::string_view key) const { return section(key).present(); }
 
+std::vector<std::string> YamlNode::keys() const {
+  std::vector<std::string> names;
+  if (is_mapping()) {
+    for (const YamlTree::Entry& entry : impl_->tree->entries)
+      names.push_back(entry.key);
+  }
+  return names;
+}
+
 std::optional<std::string> YamlNode::string(std::string_view key) const {
   const auto value = value_at(*impl_->document, impl_->tree, impl_->path, key);
   return value ? read_text(*value, "") : std::nullopt;

@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstdio>
 
-#include "adapters/lora_options.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/yaml_node.h"
@@ -330,25 +329,11 @@ void read_optimizer(const YamlNode& root, OptimizerSection& optimizer) {
   section.finish();
 }
 
-std::vector<std::pair<std::string, std::string>> lora_keys(const adapters::LoraOptions& options) {
-  std::string targets;
-  for (const std::string& name : options.targets.names)
-    targets += (targets.empty() ? "" : ", ") + io::Json(name).dump();
-  const bool gaussian = options.init == adapters::LoraInit::kGaussian;
-  return {{"method", "lora"},
-          {"init_lora_weights", gaussian ? "gaussian" : "kaiming"},
-          {"lora_alpha", number_text(options.lora_alpha)},
-          {"lora_dropout", number_text(options.lora_dropout)},
-          {"lora_rank", std::to_string(options.lora_rank)},
-          {"target_modules", "[" + targets + "]"},
-          {"use_rslora", options.use_rslora ? "true" : "false"}};
-}
-
 void read_adapter(const YamlNode& root, AdapterSection& adapter) {
   const YamlNode section = open_section(root, "adapter");
   adapter.options = adapters::adapter_options_from_yaml(section);
-  if (adapter.options != nullptr && adapter.options->method() == "lora")
-    adapter.keys = lora_keys(adapters::parse_lora_yaml(section));
+  if (adapter.options != nullptr)
+    adapter.keys = adapter.options->keys();
 }
 
 }  // namespace

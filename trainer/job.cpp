@@ -169,8 +169,12 @@ void load(Job& job) {
   job.adapter = config.adapter.options->attach(*job.model);
   job.store->seal();
   log_base_file(job);
-  job.adapter->initialize(config.training.seed);
+  adapters::InitContext start(config.training.seed);
+  start.source = job.source.get();
+  job.adapter->initialize(start);
   make_optimizer_states(job);
+  job.states->scale_learning_rates(
+      [&job](ParameterId id) { return job.adapter->learning_rate_scale(id); });
 }
 
 models::ForwardOptions forward_options(const Job& job, int64_t step) {

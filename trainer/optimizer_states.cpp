@@ -53,13 +53,21 @@ void OptimizerStates::step(double learning_rate, double weight_decay, int64_t st
     step_swapped(rates, step);
 }
 
+optim::OptimizerSegment OptimizerStates::rates_of(ParameterId id,
+                                                  const optim::OptimizerSegment& rates) const {
+  optim::OptimizerSegment scaled = rates;
+  if (scale_)
+    scaled.learning_rate *= scale_(id);
+  return scaled;
+}
+
 void OptimizerStates::step_in_memory(const optim::OptimizerSegment& rates, int64_t step) {
   std::vector<optim::OptimizerSegment> segments;
   const auto ranges = store_.segments();
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (!ranges[i].has_gradient)
       continue;
-    auto& segment = segments.emplace_back(rates);
+    auto& segment = segments.emplace_back(rates_of(ranges[i].id, rates));
     segment.parameter = ranges[i].parameter;
     segment.gradient = ranges[i].gradient;
     segment.states.assign(states_[i].begin(), states_[i].end());
@@ -74,7 +82,7 @@ void OptimizerStates::step_swapped(const optim::OptimizerSegment& rates, int64_t
                   [&](const StateSwap::Piece& piece, std::span<const std::span<float>> states) {
                     const auto begin = static_cast<size_t>(piece.begin);
                     const auto count = static_cast<size_t>(piece.end - piece.begin);
-                    optim::OptimizerSegment segment = rates;
+                    auto segment = rates_of(ranges[piece.segment].id, rates);
                     segment.parameter = ranges[piece.segment].parameter.subspan(begin, count);
                     segment.gradient = ranges[piece.segment].gradient.subspan(begin, count);
                     segment.states.assign(states.begin(), states.end());

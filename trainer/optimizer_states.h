@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "optim/optimizer.h"
@@ -29,6 +30,9 @@ class OptimizerStates {
   /// In the file instead. Errors  those of io/block_file.h, here and in every function below
   OptimizerStates(parallel::ShardedParameterStore& store, const optim::Optimizer& optimizer,
                   io::SwapFile& file);
+
+  /// Factors on the learning rate, by trainable; 1 where this is not called.
+  void scale_learning_rates(std::function<double(ParameterId)> scale) { scale_ = std::move(scale); }
 
   /// Bytes that the file will take.
   static int64_t swap_bytes(parallel::ShardedParameterStore& store,
@@ -54,6 +58,8 @@ class OptimizerStates {
  private:
   using Values = std::vector<std::vector<float>>;  // [state][element]
 
+  optim::OptimizerSegment rates_of(ParameterId id, const optim::OptimizerSegment& rates) const;
+
   void step_in_memory(const optim::OptimizerSegment& rates, int64_t step);
   void step_swapped(const optim::OptimizerSegment& rates, int64_t step);
   /// One tensor's states into `whole` (one per state) on rank 0. Collective.
@@ -64,6 +70,7 @@ class OptimizerStates {
   parallel::ShardedParameterStore& store_;
   const optim::Optimizer& optimizer_;
   std::vector<std::string> names_;
+  std::function<double(ParameterId)> scale_;
   std::vector<Values> states_;  // [segment]; empty when swapped
   std::unique_ptr<StateSwap> swap_;
 };

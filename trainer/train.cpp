@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <sstream>
 
@@ -50,8 +51,20 @@ void open_run_files(const Job& job, RunFolder& folder, int64_t first_step) {
   folder.open_metrics(first_step);
 }
 
-/// `trained`: the trainables, whole. Rank 0.
-std::string export_adapter(const Job& job, const std::vector<NamedTensor>& trained,
+/// Whole values of the trainables that the saved adapter is made of: on rank 0. Collective.
+std::map<ParameterId, std::vector<float>> read_saved(Job& job) {
+  std::map<ParameterId, std::vector<float>> values;
+  for (const ParameterId id : job.store->trainables()) {
+    std::vector<float>& whole = values[id];
+    if (job.comm.rank() == 0)
+      whole.resize(static_cast<size_t>(job.store->spec(id).shape.numel()));
+    job.store->read(id, whole);
+  }
+  return values;
+}
+
+/// `saved`: what the adapter is made of. Rank 0.
+std::string export_adapter(const Job& job, const std::map<ParameterId, std::vector<float>>& saved,
                            const fs::path& output_dir, int64_t steps) {
   exporting::Provenance provenance;
   provenance.base_model = job.config.model.model_name_or_path;
@@ -61,12 +74,7 @@ std::string export_adapter(const Job& job, const std::vector<NamedTensor>& train
   provenance.chat_template = job.chat == nullptr ? "" : std::string(job.chat->name());
   provenance.trained_steps = steps;
   const fs::path folder = output_dir / "adapter";
-  const exporting::AdapterValues values = [&](const adapters::AdapterTensor& tensor,
-                                              const auto& use) {
-    const auto found = std::ranges::find(trained, tensor.name, &NamedTensor::name);
-    SHARDTUNE_ASSERT(found != trained.end());
-    use(TensorView(found->values.data(), DType::kFloat32, tensor.shape));
-  };
+  const exporting::AdapterValues values = [&](ParameterId id) { return saved.at(id); };
   exporting::write_peft_adapter(*job.adapter, values, folder, provenance,
                                 exporting::Existing::kReplace);
   return folder.string();
@@ -181,9 +189,9 @@ TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
   if (result.finished) {
     if (!job.eval_set.samples.empty() && !result.has_eval)
       loop.evaluate();
-    const std::vector<NamedTensor> trained = read_trainables(*job.store, job.comm);
+    const auto saved = read_saved(job);
     result.adapter_folder = run_on_rank_zero(
-        job.comm, [&] { return export_adapter(job, trained, folder.path(), result.steps); });
+        job.comm, [&] { return export_adapter(job, saved, folder.path(), result.steps); });
     log_info("wrote " + result.adapter_folder);
   }
   compare_with_plan(job, plan, result);

@@ -241,7 +241,7 @@ class TinyModel(ParityCase):
         return {
             "model": {"model_name_or_path": str(folder), "compute_dtype": "float32"},
             "quantization": {"method": "none"},
-            "adapter": {"method": "lora", **adapter},
+            "adapter": adapter,
             "data": {"train": [{"path": str(ROOT / "data/samples/train.jsonl"),
                                 "format": "completion"}],
                      "chat_template": "chatml", "max_length": 512},
@@ -291,6 +291,23 @@ class TinyModel(ParityCase):
         automatic = transformers.AutoTokenizer.from_pretrained(merged)
         self.assertEqual([automatic(text)["input_ids"] for text in texts],
                          our_ids(folder, texts, self.scratch))
+
+    def test_every_method(self):
+        some = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+        for adapter in (
+            {"method": "lora", "lora_rank": 4, "use_dora": True, "rank_pattern": {"q_proj": 3}},
+            {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "pissa"},
+            {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "olora"},
+            {"method": "ia3"},
+            {"method": "vera", "r": 16, **some},
+            {"method": "loha", "r": 4, **some},
+            {"method": "lokr", "r": 4, **some},
+            {"method": "oft", "oft_block_size": 8, **some},
+            {"method": "boft", **some},
+        ):
+            with self.subTest(**adapter), tempfile.TemporaryDirectory() as scratch:
+                self.scratch = pathlib.Path(scratch)
+                self.check(adapter)
 
     def test_lora_all_linear(self):
         self.check({"lora_rank": 8, "lora_alpha": 16, "target_modules": "all-linear"})

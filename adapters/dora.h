@@ -1,0 +1,32 @@
+// DoRA's magnitude: y = m / ||V|| * (V x) + b, V = W + change, the norm taken per row of V and held
+// constant in backward.
+// Source  Liu et al. 2024, DoRA, arXiv:2402.09353, section 4.3
+#pragma once
+
+#include <span>
+
+#include "autograd/tape.h"
+#include "models/base_linear.h"
+
+namespace shardtune::adapters {
+
+/// y [T,out] f32 -> m / norm * (y - b) + b for each column, f32. m and norm [out]; b the linear's
+/// frozen bias or none.
+autograd::Variable scale_to_magnitude(autograd::Tape& tape, const autograd::Variable& y,
+                                      ParameterId magnitude, Tensor norm, ParameterId bias);
+
+/// What a change of a weight consists of: scale * B A, A [r,in], B [out,r], f32.
+struct LowRankChange {
+  TensorView lora_A;
+  TensorView lora_B;
+  float scale = 1.0f;
+};
+/// ||W + change|| of each row, from ||W||^2 of each row and one product of W with the rows of A:
+/// the weight is never dense. `linear`'s unit must be leased; `compute` is the activations' dtype.
+Tensor changed_row_norms(const models::BaseLinear& linear, const TensorView& base_norms_squared,
+                         const LowRankChange& change, DType compute);
+
+/// ||W||^2 of each row of the dequantised weight. Unit leased.
+void base_row_norms_squared(const models::BaseLinear& linear, std::span<float> norms);
+
+}  // namespace shardtune::adapters

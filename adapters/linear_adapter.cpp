@@ -1,0 +1,140 @@
+#include "adapters/linear_adapter.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "autograd/ops.h"
+#include "kernels/gemm.h"
+
+namespace shardtune::adapters {
+
+using models::BaseLinear;
+
+Initializer constant_values(float value) {
+  return [value](const CounterRng&, std::span<float> values) { std::ranges::fill(values, value); };
+}
+
+Initializer normal_values(float deviation) {
+  return [deviation](const CounterRng& rng, std::span<float> values) {
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = rng.normal(i) * deviation;
+  };
+}
+
+Initializer uniform_values(float bound) {
+  return [bound](const CounterRng& rng, std::span<float> values) {
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = (2.0f * rng.uniform(i) - 1.0f) * bound;
+  };
+}
+
+Initializer kaiming_values(int64_t fan_in) {
+  return uniform_values(1.0f / std::sqrt(static_cast<float>(fan_in)));
+}
+
+void LinearAdapter::initialize(const InitContext& context) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    if (tensors_[i].constant != nullptr)
+      continue;
+    UnitLease lease;
+    if (initials_[i].reads == Reads::kBase)
+      lease = store().acquire(store().spec(tensors_[i].id).unit, Pass::kForward);
+    publish(tensors_[i].id, [&](std::span<float> values) {
+      initials_[i].fill(CounterRng(mix_key(context.seed, tensors_[i].name)), values);
+    });
+  }
+  finish_loading();
+}
+
+ParameterId LinearAdapter::declare(const BaseLinear& linear, const std::string& suffix, Shape shape,
+                                   Initializer initializer, Reads reads) {
+  const std::string name = linear.path() + suffix;
+  const ParameterId id =
+      store().declare({name, linear.unit(), ParameterKind::kTrainable, DType::kFloat32, shape});
+  slots_[static_cast<size_t>(linear.index())].push_back(id);
+  tensors_.push_back({id, name, shape, nullptr, kModulePrefix});
+  initials_.push_back({std::move(initializer), reads});
+  return id;
+}
+
+void LinearAdapter::add_constant(std::string prefix, std::string name,
+                                 std::shared_ptr<Tensor> values) {
+  const Shape shape = values->shape();
+  tensors_.push_back({kNoParameter, std::move(name), shape, std::move(values), std::move(prefix)});
+  initials_.emplace_back();
+}
+
+std::vector<std::string> LinearAdapter::wrapped_targets() const {
+  std::vector<std::string> paths;
+  for (const BaseLinear* linear : model_.linears()) {
+    if (wraps(*linear))
+      paths.push_back(linear->path());
+  }
+  return compact_targets(paths, model_);
+}
+
+void LinearAdapter::publish(ParameterId id,
+                            const std::function<void(std::span<float>)>& fill) const {
+  std::vector<float> values;
+  if (store().is_publisher(id)) {
+    values.resize(static_cast<size_t>(store().spec(id).shape.numel()));
+    fill(values);
+  }
+  store().publish(id, std::as_bytes(std::span(values)));
+}
+
+autograd::Variable LinearAdapter::drop(autograd::Tape& tape, const BaseLinear& linear,
+                                       const autograd::Variable& x,
+                                       const models::PassContext& context, double p) const {
+  if (context.mode != models::Mode::kTraining || p <= 0.0)
+    return x;
+  const TokenBatch& batch = *context.batch;
+  auto tokens = std::make_shared<autograd::DropoutTokens>();
+  tokens->index_in_sample = batch.token_indices;
+  tokens->sample_of_token.resize(batch.ids.size());
+  for (size_t s = 0; s + 1 < batch.sample_offsets.size(); ++s) {
+    for (int32_t t = batch.sample_offsets[s]; t < batch.sample_offsets[s + 1]; ++t)
+      tokens->sample_of_token[static_cast<size_t>(t)] = batch.sample_ids[s];
+  }
+  const uint64_t site = static_cast<uint64_t>(linear.index());
+  const uint64_t key = mix_key(context.seed, {static_cast<uint64_t>(context.step),
+                                              static_cast<uint64_t>(context.layer), site});
+  return autograd::dropout(tape, x, static_cast<float>(p), key, std::move(tokens));
+}
+
+void refuse_in_run(const OptionReader& reader, const std::string& key) {
+  const bool is_run = reader.source() == OptionReader::Source::kRun;
+  if (is_run && reader.has(key))
+    reader.error(key, "is not there yet, see docs/status.md.");
+  else if (!is_run)
+    reader.has(key);  // known, without effect on a trained adapter
+}
+
+void add_common_peft_keys(std::vector<std::pair<std::string, io::Json>>& own,
+                          const std::vector<std::string>& targets) {
+  for (const char* key :
+       {"exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"})
+    own.emplace_back(key, nullptr);
+  own.emplace_back("target_modules", list_json(targets));
+}
+
+void add_product(const TensorView& a, const TensorView& b, float scale, const TensorView& rows) {
+  Tensor delta(rows.shape(), DType::kFloat32);
+  kernels::gemm(a, b, kernels::Transpose::kNo, delta, kernels::Accumulate::kNo, scale);
+  const auto values = rows.span<float>();
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] += delta.span<const float>()[i];
+}
+
+void check_rank(const std::string& key, int64_t rank, const BaseLinear& linear) {
+  const int64_t narrow = std::min(linear.in_features(), linear.out_features());
+  if (rank <= narrow)
+    return;
+  throw ConfigError("adapter." + key + ": expected at most " + std::to_string(narrow) +
+                    " (the narrow side of " + linear.path() + ", [" +
+                    std::to_string(linear.out_features()) + ", " +
+                    std::to_string(linear.in_features()) + "]), found " + std::to_string(rank) +
+                    ". A lower rank holds every change of that weight.");
+}
+
+}  // namespace shardtune::adapters

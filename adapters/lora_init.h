@@ -1,0 +1,34 @@
+// Starts of LoRA that factor matrices: by the singular vectors of the weight (PiSSA), by its QR
+// factors (OLoRA), or by halves of a random orthogonal matrix. Computed by the tensor's publisher
+// on one thread. Source  Meng et al. 2024, PiSSA, arXiv:2404.02948; Bueyuekakyuez 2024, OLoRA,
+// arXiv:2406.01775
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "adapters/lora_options.h"
+#include "core/rng.h"
+#include "models/base_linear.h"
+
+namespace shardtune::adapters {
+
+/// A [r,in] and B [out,r], row by row.
+struct LoraFactors {
+  std::vector<float> lora_A;
+  std::vector<float> lora_B;
+};
+
+struct LoraFactorRequest {
+  LoraInit init = LoraInit::kPissa;
+  int64_t rank = 0;
+  double scale = 1.0;
+  int64_t niter = 0;  // of PiSSA: subspace iterations, 0 = exact
+  CounterRng rng{0};  // of random starts
+};
+
+/// Factors of a linear's start; its unit must be leased. The sign of each pair of vectors is chosen
+/// so that the element of A with the largest magnitude is positive.
+LoraFactors factor_lora_start(const models::BaseLinear& linear, const LoraFactorRequest& request);
+
+}  // namespace shardtune::adapters

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Writes one folder per adapter method: the adapter as PEFT saves it, with random tensors, and what
+PEFT computes with it on ../llama/tied_gqa (expected.safetensors: logits, loss, gradients by name).
+
+    python3 tests/golden/adapters/make_golden.py            # rewrites the folders beside this file
+    python3 tests/golden/adapters/make_golden.py NAME...    # some of them
+    python3 tests/golden/adapters/make_golden.py --check    # fails when the files would change
+"""
+import argparse
+import filecmp
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import peft
+import safetensors.torch
+import torch
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "llama"))
+import make_golden as llama  # noqa: E402
+
+SOME = ["q_proj", "v_proj", "down_proj"]
+# name: (config class, options, scale of the random values, value they lie around by name)
+CASES = {
+    "dora": (peft.LoraConfig, dict(target_modules=SOME, r=2, lora_alpha=4, use_dora=True), 0.2, {}),
+    "lora_patterns": (peft.LoraConfig, dict(
+        target_modules=SOME, r=2, lora_alpha=4, rank_pattern={"layers.1.*q_proj": 3, "down_proj": 1},
+        alpha_pattern={"v_proj": 5}), 0.2, {}),
+    "ia3": (peft.IA3Config, dict(target_modules=["k_proj", "v_proj", "down_proj"],
+                                 feedforward_modules=["down_proj"]), 0.3, {"ia3_l": 1}),
+    "vera": (peft.VeraConfig, dict(target_modules=SOME, r=8), 0.3, {}),
+    "loha": (peft.LoHaConfig, dict(target_modules=SOME, r=2, alpha=3, rank_pattern={"v_proj": 1}),
+             0.3, {}),
+    "lokr": (peft.LoKrConfig, dict(target_modules=SOME, r=2, alpha=3), 0.3, {}),
+    "lokr_both": (peft.LoKrConfig, dict(target_modules=SOME, r=1, alpha=1, decompose_both=True,
+                                        decompose_factor=8), 0.3, {}),
+    "oft": (peft.OFTConfig, dict(target_modules=SOME, oft_block_size=8), 0.1, {}),
+    "oft_exact_shared": (peft.OFTConfig, dict(
+        target_modules=SOME, r=4, oft_block_size=0, block_share=True, use_cayley_neumann=False),
+        0.1, {}),
+    "boft": (peft.BOFTConfig, dict(target_modules=SOME, boft_block_size=4), 0.1, {"boft_s": 1}),
+}
+
+
+def randomize(model, seed, scale, centers):
+    """New values for every trained parameter, in order of name."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if not parameter.requires_grad:
+                continue
+            values = torch.randn(parameter.shape, generator=generator) * scale
+            if "magnitude" in name:
+                parameter.mul_(1 + values)
+                continue
+            for part, center in centers.items():
+                values = values + center * (part in name)
+            parameter.copy_(values)
+
+
+def save(model, folder):
+    model.peft_config["default"].base_model_name_or_path = "tied_gqa"
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    for key in ("target_modules", "feedforward_modules"):  # sets have no order of their own
+        if isinstance(saved.get(key), list):
+            saved[key] = sorted(saved[key])
+    path.write_text(json.dumps(saved, indent=2) + "\n")
+
+
+def write_case(folder, index, case):
+    kind, options, scale, centers = case
+    torch.manual_seed(300 + index)
+    config = kind(task_type="CAUSAL_LM", **options)
+    model = peft.get_peft_model(llama.load(HERE.parent / "llama" / "tied_gqa"), config)
+    randomize(model, 400 + index, scale, centers)
+    save(model, folder)
+    loss, tensors = llama.forward(model.eval())
+    loss.backward()
+    for index in range(len(llama.SEQUENCE_LENGTHS)):
+        del tensors[f"input_ids_{index}"], tensors[f"labels_{index}"]  # those of ../llama
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            saved = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
+            tensors["grad." + saved.replace(".default", "")] = parameter.grad.contiguous()
+    safetensors.torch.save_file(tensors, folder / "expected.safetensors")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    for name, version in llama.VERSIONS.items():
+        found = sys.modules[name].__version__.split("+")[0]
+        if found != version:
+            sys.exit(f"{name}: expected {version}, found {found}. Use tests/parity/setup.sh.")
+    torch.set_num_threads(1)
+    changed = []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = pathlib.Path(scratch)
+        for index, (name, case) in enumerate(CASES.items()):
+            if not arguments.names or name in arguments.names:
+                write_case(root / name, index, case)
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            target = HERE / path.relative_to(root)
+            if target.exists() and filecmp.cmp(path, target, shallow=False):
+                continue
+            changed.append(str(target.relative_to(HERE)))
+            if not arguments.check:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    if arguments.check and changed:
+        sys.exit("would change: " + ", ".join(changed))
+    print("\n".join(changed) or "nothing changed")
+
+
+if __name__ == "__main__":
+    main()
