@@ -16,11 +16,11 @@ constexpr Verb kVerbs[] = {
     {"tokenize", "text to token ids and back", &run_tokenize},
     {"export", "merged weights or an adapter that other tools load", &run_export},
     {"inspect", "tensors and metadata of a model, adapter or checkpoint", &run_inspect},
+    {"report", "one page about a run", &run_report},
     {"version", "version, build options, CPU and libraries", &run_version},
     {"audit", "the tokens a run would train on (later)", nullptr},
     {"chat", "a conversation in the terminal (later)", nullptr},
     {"quantize", "a quantised checkpoint for other tools (later)", nullptr},
-    {"report", "one page about a run (later)", nullptr},
 };
 
 }  // namespace

@@ -27,6 +27,7 @@ int run_generate(Arguments arguments);
 int run_tokenize(Arguments arguments);
 int run_export(Arguments arguments);
 int run_inspect(Arguments arguments);
+int run_report(Arguments arguments);
 int run_version(Arguments arguments);
 
 }  // namespace shardtune::launch

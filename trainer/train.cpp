@@ -21,6 +21,7 @@
 #include "trainer/offload.h"
 #include "trainer/plan_search.h"
 #include "trainer/plan_text.h"
+#include "trainer/report.h"
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/signals.h"
@@ -173,6 +174,9 @@ TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
     open_run_files(job, folder, first_step);
     return std::string();
   });
+  std::optional<ReportAtEnd> report;
+  if (job.comm.rank() == 0)
+    report.emplace(folder.path());
   load(job);
   log_shards(job);
   Loop loop(job, folder, options, first_step);

@@ -54,7 +54,7 @@ TEST(CommandLine, ChecksNumbersAndChoices) {
 
 TEST(CommandLine, NamesTheStatusPageForWhatComesLater) {
   const ProgramFolder folder;
-  for (const char* verb : {"audit", "chat", "quantize", "report"})
+  for (const char* verb : {"audit", "chat", "quantize"})
     expect_refused(folder.run(verb), 64, {"docs/status.md"});
   const std::string generate = "generate --model model --prompt x ";
   for (const char* option : {"--temperature 0.7", "--top-p 0.9", "--top-k 5", "--seed 1",

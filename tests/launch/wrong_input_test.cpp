@@ -55,6 +55,19 @@ TEST(WrongInput, MissingModel) {
   expect_nothing_written(folder);
 }
 
+TEST(WrongInput, ReportOfWhatIsNoRun) {
+  const ProgramFolder folder;
+  expect_error(folder.run("report nothing --out page.html"), 66, {"nothing"});
+  expect_error(folder.run("report model --out page.html"), 66, {"metrics.jsonl"});
+  expect_error(folder.run("report model"), 64, {"expected --out"});
+  write_text(folder.path("model") / "metrics.jsonl", "loss,accuracy\n1.0,0.5\n");
+  expect_error(folder.run("report model --out page.html"), 65, {"metrics.jsonl", "2 other lines"});
+  write_text(folder.path("model") / "metrics.jsonl", "");
+  expect_error(folder.run("report model --out none/page.html"), 73, {"none"});
+  EXPECT_EQ(folder.run("report model --out page.html").code, 0);
+  EXPECT_TRUE(fs::exists(folder.path("page.html")));
+}
+
 TEST(WrongInput, TruncatedSafetensors) {
   const ProgramFolder folder;
   const fs::path file = folder.path("model") / "model.safetensors";

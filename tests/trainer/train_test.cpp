@@ -47,7 +47,7 @@ TEST(Train, LearnsAndWritesTheRunDirectory) {
   EXPECT_TRUE(result.has_eval);
   EXPECT_GT(result.tokens_per_second, 0.0);
   for (const char* name : {"resolved_config.yaml", "train.log", "metrics.jsonl", "checkpoint-30",
-                           "adapter/adapter_config.json", "adapter/shardtune.json"})
+                           "adapter/adapter_config.json", "adapter/shardtune.json", "report.html"})
     EXPECT_TRUE(fs::exists(small.path("run") / name)) << name;
 
   std::istringstream lines(read_text(small.path("run") / "metrics.jsonl"));
@@ -278,6 +278,7 @@ TEST(Train, NonFiniteLossStopsBeforeTheUpdateOnAllRanks) {
     EXPECT_NE(text.find("step "), std::string::npos) << text;
     EXPECT_NE(text.find("train.jsonl:"), std::string::npos) << text;
     EXPECT_FALSE(fs::exists(small.path("run") / "adapter"));
+    EXPECT_TRUE(fs::exists(small.path("run") / "report.html"));
   }
 }
 
