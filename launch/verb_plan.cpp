@@ -75,8 +75,10 @@ int run_plan(Arguments arguments) {
   const int64_t before_inputs = trainer::resident_bytes();
   trainer::Job job(config, *comm);
   trainer::check_inputs(job);
-  const trainer::ProcessBytes process = trainer::measure_process(job, before_inputs, ranks);
-  const trainer::PlanFunction plan = trainer::plan_function(job, {ranks, ranks_of_host}, process);
+  const trainer::RankPlacement placement{
+      ranks, ranks_of_host, parallel::MpiOptions::transport_from_environment() != "mpi"};
+  const trainer::ProcessBytes process = trainer::measure_process(job, before_inputs, placement);
+  const trainer::PlanFunction plan = trainer::plan_function(job, placement, process);
   const trainer::HostLimit host{ranks_of_host, usable_memory_bytes(),
                                 trainer::free_swap_space(config)};
   if (line.has("json"))

@@ -99,6 +99,8 @@ class Communicator {
   /// The rank with local_rank 0 of this host: ranks that have the same one share a host.
   int host_leader() const { return host_.leader; }
   const std::string& host_name() const { return host_.name; }
+  /// Whether all ranks are on one host and can open each other's memory.
+  virtual bool shares_memory() const { return false; }
   /// "single", "threads", "threads+shm", "mpi" or "mpi+shm" (ranks of a host share memory).
   virtual std::string_view backend() const = 0;
 

@@ -91,6 +91,7 @@ class MpiCommunicator : public Communicator {
     MPI_Finalize();
   }
 
+  bool shares_memory() const override { return shared_.has_value() && hosts_.one_host(); }
   std::string_view backend() const override { return shared_ ? "mpi+shm" : "mpi"; }
   void abort(int exit_code) noexcept override {
     if (heartbeat_) {

@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "core/dry_run.h"
 #include "io/async_io.h"
+#include "parallel/host_pages.h"
 #include "parallel/sharded_store.h"
 
 namespace shardtune::parallel {
@@ -63,7 +64,8 @@ PlannedResidency::Unit& PlannedResidency::placed(UnitId id) {
   if (std::exchange(result.placed, true))
     return result;
   result.layout = lay_out_frozen(table_, id);
-  result.shard = Tensor::zeros(Shape{held_bytes(result)}, DType::kUInt8);
+  if (gathers_)
+    result.shard = Tensor::zeros(Shape{held_bytes(result)}, DType::kUInt8);
   return result;
 }
 
@@ -71,7 +73,7 @@ PlannedResidency::Unit& PlannedResidency::placed(UnitId id) {
 void PlannedResidency::count_frozen(ParameterId id) {
   const DeclaredParameter& parameter = table_.at(id);
   int64_t held = is_on_nvme() ? 0 : parameter.num_bytes;
-  if (gathers_ && held > 0) {
+  if (is_sharded_ && held > 0) {
     const UnitLayout& layout = unit(parameter.spec.unit).layout;
     const int64_t first = layout.offsets.at(id);
     const auto rank = static_cast<size_t>(rank_);
@@ -105,7 +107,7 @@ void PlannedResidency::publish(ParameterId id, std::span<const std::byte>) {
   if (parameter.is_trainable())
     return;  // stands in the flat buffer
   const PurposeScope purpose(Purpose::kParameters);
-  if (gathers_)
+  if (is_sharded_)
     publish_shard(id);
   else if (is_on_nvme())
     unit(parameter.spec.unit).extent += padded(parameter.num_bytes);
@@ -116,34 +118,67 @@ void PlannedResidency::publish(ParameterId id, std::span<const std::byte>) {
   count_frozen(id);
 }
 
+/// The most bytes that a unit's buffer needs.
+int64_t PlannedResidency::lay_out_units() {
+  int64_t largest = 0;
+  for (int32_t i = 0; i < table_.num_units(); ++i) {
+    Unit& of = is_sharded_ ? placed(UnitId{i}) : unit(UnitId{i});
+    if (is_sharded_)
+      lay_out_trainables(table_, UnitId{i}, flat_, of.layout);
+    largest = std::max(largest, gathers_ ? of.layout.num_bytes() : of.layout.weights_bytes / 2);
+  }
+  return largest;
+}
+
 void PlannedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
   const PurposeScope purpose(Purpose::kParameters);
   flat_ = flat;
-  // At stage 3 the bf16 copies are made in the buffer of a gathered unit.
-  master_weight_ =
-      Tensor::zeros(Shape{gathers_ ? flat.shard(rank_).length() : flat.size()}, DType::kFloat32);
-  bytes_.master = master_weight_.num_bytes();
-  if (!gathers_) {
+  bytes_.master =
+      (is_sharded_ ? flat.shard(rank_).length() : flat.size()) * size_of(DType::kFloat32);
+  if (!maps())
+    master_weight_ = Tensor::zeros(Shape{bytes_.master}, DType::kUInt8);
+  // At stage 3 the bf16 copies are made in the buffer of a unit.
+  if (!is_sharded_) {
     bf16_ = Tensor::zeros(Shape{flat.size()}, DType::kBFloat16);
     bytes_.bf16 = bf16_.num_bytes();
   }
-  int64_t largest = 0, largest_extent = 0;
-  for (int32_t i = 0; i < table_.num_units(); ++i) {
-    Unit& of = gathers_ ? placed(UnitId{i}) : unit(UnitId{i});
-    if (gathers_)
-      lay_out_trainables(table_, UnitId{i}, flat_, of.layout);
-    largest = std::max(largest, of.layout.num_bytes());
-    largest_extent = std::max(largest_extent, of.extent);
-  }
+  const int64_t largest = lay_out_units();
+  if (maps())
+    seal_mapped();
   constexpr int kNumSpares = 2;  // at work, and fetched ahead
-  for (int i = 0; gathers_ && i < kNumSpares; ++i)
+  for (int i = 0; is_sharded_ && largest > 0 && i < kNumSpares; ++i)
     spares_.emplace_back(Shape{largest}, DType::kUInt8);
-  bytes_.gather = gathers_ ? kNumSpares * largest : 0;
+  bytes_.gather = is_sharded_ ? kNumSpares * largest : 0;
   if (!is_on_nvme())
     return;
+  int64_t largest_extent = 0;
+  for (const Unit& of : units_)
+    largest_extent = std::max(largest_extent, of.extent);
   num_read_spares_ = kNumSpares;
   bytes_.read_ahead = kNumSpares * largest_extent;
   hold_beside_pool(bytes_.read_ahead);
+}
+
+/// This rank's part in pages, beside the bytes that count_frozen() counts.
+void PlannedResidency::seal_mapped() {
+  bytes_.mapped = bytes_.base() + bytes_.master;
+  const FlatLayout::Shard& shard = flat_.shard(rank_);
+  int64_t kept = kept_weight_pages(shard).num_bytes();
+  for (Unit& of : units_) {
+    kept += kept_frozen_pages(of.layout, rank_).num_bytes();
+    of.foreign_bytes = total_bytes(brought_frozen_pages(of.layout, rank_)) +
+                       total_bytes(brought_weight_pages(of.layout, shard));
+  }
+  hold_beside_pool(kept - bytes_.mapped);
+}
+
+void PlannedResidency::hold_foreign(Unit& of, bool holds) noexcept {
+  if (std::exchange(of.is_mapped, holds) == holds)
+    return;
+  const int64_t change = holds ? of.foreign_bytes : -of.foreign_bytes;
+  hold_beside_pool(change);
+  foreign_bytes_ += change;
+  peak_foreign_bytes_ = std::max(peak_foreign_bytes_, foreign_bytes_);
 }
 
 int64_t PlannedResidency::swap_bytes(int rank) const {
@@ -198,17 +233,26 @@ void PlannedResidency::prefetch(UnitId id) {
   pending_.push_back(id);
   traffic_.units_read += of.extent;
   take_read_buffer(of);
-  if (!gathers_)
+  if (gathers_) {
+    drop_read_buffer(of);  // after the gather
+    count_gather(of);
+    take_buffer(of, of.layout.num_bytes());
+  } else if (maps()) {
+    hold_foreign(of, true);
+    take_buffer(of, of.layout.weights_bytes / 2);
+  }
+}
+
+void PlannedResidency::take_buffer(Unit& of, int64_t num_bytes) {
+  if (num_bytes == 0)
     return;
-  drop_read_buffer(of);  // after the gather
-  count_gather(of);
   const PurposeScope purpose(Purpose::kParameters);
   of.has_spare = !spares_.empty();
   if (of.has_spare) {
     of.buffer = std::move(spares_.back());
     spares_.pop_back();
   } else {
-    of.buffer = Tensor(Shape{of.layout.num_bytes()}, DType::kUInt8);
+    of.buffer = Tensor(Shape{num_bytes}, DType::kUInt8);
   }
 }
 
@@ -222,6 +266,7 @@ void PlannedResidency::acquire(UnitId id) {
 void PlannedResidency::release(UnitId id) noexcept {
   Unit& of = units_[static_cast<size_t>(id)];
   drop_read_buffer(of);
+  hold_foreign(of, false);
   if (of.has_spare)
     spares_.push_back(std::move(of.buffer));
   of.has_spare = false;
@@ -229,6 +274,8 @@ void PlannedResidency::release(UnitId id) noexcept {
 }
 
 void PlannedResidency::fetch_rows(std::span<const RowFetch> fetches) {
+  if (maps())
+    return;  // copied out of the ranks' memory
   int64_t received = 0;
   for (const RowFetch& fetch : fetches) {
     const DeclaredParameter& parameter = table_.at(fetch.id);
@@ -258,15 +305,16 @@ void PlannedResidency::fetch_rows(std::span<const RowFetch> fetches) {
 }
 
 int64_t PlannedResidency::max_held_bytes() const {
-  return gathers_ || is_on_nvme() ? kMaxHeldBytes : INT64_MAX;
+  return is_sharded_ || is_on_nvme() ? kMaxHeldBytes : INT64_MAX;
 }
 
 TensorView PlannedResidency::value(ParameterId id) const {
   const DeclaredParameter& parameter = table_.at(id);
   const ParameterSpec& spec = parameter.spec;
-  if (parameter.is_trainable() && !gathers_)
-    return {master_weight_.data<float>() + flat_.offset(parameter.trainable), spec.dtype,
-            spec.shape};
+  if (parameter.is_trainable() && !is_sharded_)
+    return {reinterpret_cast<const float*>(master_weight_.view().raw()) +
+                flat_.offset(parameter.trainable),
+            spec.dtype, spec.shape};
   if (const auto found = whole_.find(id); found != whole_.end())
     return found->second.view();
   if (const auto found = shared_.find(id); found != shared_.end())
@@ -277,7 +325,7 @@ TensorView PlannedResidency::value(ParameterId id) const {
 
 TensorView PlannedResidency::value_bf16(ParameterId id) const {
   const DeclaredParameter& parameter = table_.at(id);
-  if (gathers_)
+  if (is_sharded_)
     return {static_cast<const void*>(this), DType::kBFloat16, parameter.spec.shape};
   return {bf16_.data<BFloat16>() + flat_.offset(parameter.trainable), DType::kBFloat16,
           parameter.spec.shape};

@@ -1,7 +1,7 @@
 // Where the bytes of units would live on one rank, buffer by buffer in the order of the real
 // residencies, without other ranks and without bytes: for a dry run (core/dry_run.h), which counts
-// them. Stage 3 follows sharded_residency.cpp, offload_param frozen_swap.cpp, a shared base
-// host_residency.cpp, the rest whole_residency.cpp.
+// them. Stage 3 follows sharded_residency.cpp, on one host mapped_residency.cpp, offload_param
+// frozen_swap.cpp, a shared base host_residency.cpp, the rest whole_residency.cpp.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@
 
 namespace shardtune::parallel {
 
-/// Where frozen bytes live between their uses; kHost: in memory, once for the ranks of a host.
+/// Where frozen bytes live between their uses; kHost: in memory, once for the ranks of a host (at
+/// stage 3 of the only host).
 enum class FrozenPlace { kMemory, kHost, kNvme };
 
 /// What the walks over one micro-batch bring to a rank at stage 3.
@@ -49,9 +50,10 @@ struct ParameterBytes {
   int64_t gather = 0;      // the two buffers for units that are gathered
   int64_t read_ahead = 0;  // the two buffers for units or shards that are read from NVMe
   int64_t shared = 0;      // of the base, in memory that all ranks of a host map
+  int64_t mapped = 0;      // of base and master: this rank's part of such memory
   int64_t base() const { return codes + scales + dense; }
   /// What comes from the buffer pool.
-  int64_t pooled() const { return base() - shared + master + bf16 + gather; }
+  int64_t pooled() const { return base() - shared - mapped + master + bf16 + gather; }
 };
 
 class PlannedResidency final : public UnitResidency {
@@ -60,7 +62,8 @@ class PlannedResidency final : public UnitResidency {
       : table_(table),
         rank_(rank),
         place_(place),
-        gathers_(stage == ZeroStage::k3 && table.world_size() > 1) {}
+        is_sharded_(stage == ZeroStage::k3 && table.world_size() > 1),
+        gathers_(is_sharded_ && place != FrozenPlace::kHost) {}
 
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
@@ -82,6 +85,8 @@ class PlannedResidency final : public UnitResidency {
   BroughtBytes take_brought() { return std::exchange(brought_, {}); }
   /// Bytes of a rank's swap file of the frozen base.
   int64_t swap_bytes(int rank) const;
+  /// The most bytes of other ranks' memory that a rank mapped at once.
+  int64_t peak_foreign_bytes() const { return peak_foreign_bytes_; }
   /// Held beside the pool while parameters are published.
   int64_t publishing_bytes() const { return place_ == FrozenPlace::kNvme ? 2 * largest_ : 0; }
 
@@ -93,18 +98,25 @@ class PlannedResidency final : public UnitResidency {
     size_t num_published = 0;
     Tensor buffer;  // gathered
     bool has_spare = false;
+    int64_t foreign_bytes = 0;  // mapped while at work
+    bool is_mapped = false;
     int64_t extent = 0;    // in the swap file
     int64_t own_read = 0;  // bytes of a read buffer of its own
     bool is_read = false;
   };
 
   bool is_on_nvme() const { return place_ == FrozenPlace::kNvme; }
+  bool maps() const { return is_sharded_ && !gathers_; }
   Unit& unit(UnitId id);
   Unit& placed(UnitId id);
   int64_t held_bytes(const Unit& unit) const;
   void count_frozen(ParameterId id);
   void publish_shard(ParameterId id);
   void publish_shared(ParameterId id);
+  int64_t lay_out_units();
+  void seal_mapped();
+  void take_buffer(Unit& unit, int64_t num_bytes);
+  void hold_foreign(Unit& unit, bool holds) noexcept;
   void count_gather(const Unit& unit);
   void take_read_buffer(Unit& unit);
   void drop_read_buffer(Unit& unit) noexcept;
@@ -112,7 +124,8 @@ class PlannedResidency final : public UnitResidency {
   const ParameterTable& table_;
   int rank_;
   FrozenPlace place_;
-  bool gathers_;
+  bool is_sharded_;
+  bool gathers_;  // else the ranks of a host map each other's shards
   std::vector<Unit> units_;
   std::map<ParameterId, Tensor> whole_;         // frozen, in memory and not sharded
   std::map<ParameterId, AddressRange> shared_;  // frozen, in memory that a host shares
@@ -121,6 +134,7 @@ class PlannedResidency final : public UnitResidency {
   std::vector<Tensor> spares_;
   int num_read_spares_ = 0;
   int64_t largest_ = 0;  // frozen parameter
+  int64_t foreign_bytes_ = 0, peak_foreign_bytes_ = 0;
   std::vector<UnitId> pending_;
   ParameterBytes bytes_;
   StoreTraffic traffic_;

@@ -65,6 +65,8 @@ class PlannedStore : public ParameterStore {
   std::vector<int64_t> owned_ranges(int rank) const;
   /// Bytes of a rank's swap file of the frozen base.
   int64_t swap_bytes(int rank) const { return residency_.swap_bytes(rank); }
+  /// The most bytes of other ranks' memory that this rank mapped at once.
+  int64_t peak_foreign_bytes() const { return residency_.peak_foreign_bytes(); }
   /// Moved so far.
   StoreTraffic traffic() const;
   /// Since the last call.

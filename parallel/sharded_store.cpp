@@ -29,6 +29,8 @@ std::unique_ptr<UnitResidency> make_residency(Communicator& comm, const Paramete
       throw ArgumentError("a base shared per host: expected stage 0, 1 or 2 and no file");
     return make_host_residency(comm, table, stage);
   }
+  if (stage == ZeroStage::k3 && comm.shares_memory() && storage.file == nullptr)
+    return make_mapped_residency(comm, table, storage.max_held_bytes);
   if (stage == ZeroStage::k3 && comm.world_size() > 1)
     return make_sharded_residency(comm, table, storage);
   return storage.file == nullptr ? make_whole_residency(comm, table, stage)

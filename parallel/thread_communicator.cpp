@@ -124,6 +124,7 @@ class SharedMemoryThreadCommunicator : public Communicator {
   }
   ~SharedMemoryThreadCommunicator() override { transport_.leave(); }
 
+  bool shares_memory() const override { return true; }
   std::string_view backend() const override { return "threads+shm"; }
   void abort(int exit_code) noexcept override { transport_.leave(); }
 

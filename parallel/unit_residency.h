@@ -59,7 +59,9 @@ class UnitResidency {
   virtual void acquire(UnitId unit) = 0;
   /// The unit's bytes may go. Once per acquire().
   virtual void release(UnitId unit) noexcept = 0;
-  /// Collective: rows of checked fetches.
+  /// Whether every rank brings every unit of a walk, with or without work for it.
+  virtual bool needs_whole_walks() const { return true; }
+  /// Collective where needs_whole_walks(): rows of checked fetches.
   virtual void fetch_rows(std::span<const RowFetch> fetches) = 0;
   virtual int64_t max_held_bytes() const = 0;
 
@@ -95,6 +97,12 @@ std::unique_ptr<UnitResidency> make_nvme_residency(Communicator& comm, const Par
 std::unique_ptr<UnitResidency> make_sharded_residency(Communicator& comm,
                                                       const ParameterTable& table,
                                                       const FrozenStorage& storage);
+/// Stage 3 on one host whose ranks share memory (comm.shares_memory()): every rank keeps a part of
+/// each unit and maps the other ranks' parts while the unit is at work. Only publish(), seal(),
+/// publish_updates() and read() are collective.
+std::unique_ptr<UnitResidency> make_mapped_residency(Communicator& comm,
+                                                     const ParameterTable& table,
+                                                     int64_t max_held_bytes);
 
 /// Rows of a matrix in memory.
 void copy_rows(const TensorView& table, const RowFetch& fetch);

@@ -109,6 +109,9 @@ void UnitWalk::fetch_rows(std::span<const RowFetch> fetches) {
 void UnitWalk::end() {
   if (!open_)
     throw ArgumentError("end_walk: expected an open walk, found none");
+  // A prefetch under way is waited for in any case.
+  if (!residency_.needs_whole_walks() && next_ < entries_.size())
+    entries_.resize(entries_[next_] == kFetchRows ? next_ : next_ + 1);
   while (next_ < entries_.size()) {
     const UnitId unit = entries_[next_];
     if (unit == kFetchRows) {

@@ -23,7 +23,8 @@ class UnitWalk {
 
   /// ArgumentError: a walk is open, an unknown unit, a unit that is leased.
   void begin(std::span<const UnitId> units);
-  /// Goes through what is left without work. ArgumentError: no walk, or a lease that is left.
+  /// Goes through what is left without work, where units are gathered. ArgumentError: no walk, or a
+  /// lease that is left.
   void end();
   /// Ends it where it stands, after an error.
   void abandon() noexcept {

@@ -156,11 +156,11 @@ StateBytes state_bytes_of(const RunConfig& config, const PlannedStore& store, in
 /// One rank's walk: everything that the run allocates, in its order.
 class Walk {
  public:
-  Walk(const Job& job, const PlanChoice& choice, int ranks)
+  Walk(const Job& job, const PlanChoice& choice, const RankPlacement& placement)
       : job_(job),
         choice_(choice),
-        ranks_(ranks),
-        store_(choice.stage, 0, ranks, choice.base),
+        ranks_(placement.ranks),
+        store_(choice.stage, 0, placement.ranks, placement.place_of(choice)),
         source_(*job.source, store_) {}
 
   void load() {
@@ -364,6 +364,12 @@ PlanChoice PlanChoice::at_stage(ZeroStage other) const {
   return choice;
 }
 
+FrozenPlace RankPlacement::place_of(const PlanChoice& choice) const {
+  const bool maps = choice.stage == ZeroStage::k3 && choice.base == FrozenPlace::kMemory &&
+                    ranks > 1 && ranks_of_host >= ranks && shares_memory;
+  return maps ? FrozenPlace::kHost : choice.base;
+}
+
 RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& placement,
                  const ProcessBytes& process) {
   const int ranks = placement.ranks;
@@ -377,7 +383,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   plan.micro_batches_per_step = shape.micro_batches;
 
   DryRun dry_run;
-  Walk walk(job, choice, ranks);
+  Walk walk(job, choice, placement);
   walk.load();
   walk.probe(data, probe);
   // What the pool keeps in a step depends on the step before.
@@ -401,9 +407,9 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
     saving_bytes -= std::min(saving_bytes, dry_run.peak_bytes() - dry_run.bytes_now());
   plan.rows.push_back({"checkpoint under way (rank 0)", saving_bytes});
   plan.run_bytes += saving_bytes;
-  plan.shared_bytes = store.bytes().shared;
+  plan.shared_bytes = store.bytes().shared + store.peak_foreign_bytes();
   const int64_t before_load = process.program + process.transport + process.inputs;
-  plan.load_bytes = before_load + load_bytes(job, walk) + plan.shared_bytes;
+  plan.load_bytes = before_load + load_bytes(job, walk) + store.bytes().shared;
   plan.first_rank_bytes = std::max(plan.run_bytes, plan.load_bytes);
   plan.other_rank_bytes = std::max(plan.other_rank_bytes, plan.load_bytes);
   plan.pool_bytes = dry_run.pool().peak_bytes_in_use();
@@ -427,11 +433,13 @@ SwapBytes RunPlan::host_swap(int ranks_of_host) const {
   return {ranks_of_host * largest.base, ranks_of_host * largest.states};
 }
 
-ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks) {
+ProcessBytes measure_process(const Job& job, int64_t before_inputs,
+                             const RankPlacement& placement) {
+  const int ranks = placement.ranks;
   ProcessBytes process;
   const int64_t with_inputs = resident_bytes();
   process.inputs = std::max<int64_t>(0, with_inputs - before_inputs);
-  plan_run(job, configured_choice(job.config), {ranks, ranks}, {});
+  plan_run(job, configured_choice(job.config), placement, {});
   process.program = resident_bytes() - process.inputs + kLaterBytes;
   if (ranks > 1)
     process.transport = (ranks - 1) * kMpiPeerBytes;

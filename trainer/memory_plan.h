@@ -33,7 +33,11 @@ PlanChoice configured_choice(const RunConfig& config);
 /// Ranks fill hosts in order, as mpirun fills slots.
 struct RankPlacement {
   int ranks = 1;
-  int ranks_of_host = 1;  // the last host may have fewer
+  int ranks_of_host = 1;      // the last host may have fewer
+  bool shares_memory = true;  // ranks of a host can open each other's memory
+
+  /// Where a choice has frozen bytes: at stage 3 the ranks of the only host map each other's.
+  parallel::FrozenPlace place_of(const PlanChoice& choice) const;
 };
 
 /// Memory of the process apart from what the walk counts, measured in this process.
@@ -88,8 +92,8 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
                  const ProcessBytes& process);
 
 /// What this process holds now, and of it what came since `before_inputs` (resident_bytes() before
-/// check_inputs); adds what comes later, and MPI's share when `ranks` > 1. Walks once, so that the
-/// products of the run are compiled and counted.
-ProcessBytes measure_process(const Job& job, int64_t before_inputs, int ranks);
+/// check_inputs); adds what comes later, and MPI's share with several ranks. Walks once, so that
+/// the products of the run are compiled and counted.
+ProcessBytes measure_process(const Job& job, int64_t before_inputs, const RankPlacement& placement);
 
 }  // namespace shardtune::trainer

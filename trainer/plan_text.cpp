@@ -95,7 +95,9 @@ std::string plan_table(const Job& job, const RunPlan& plan, const HostLimit& hos
           bytes_text(host.bytes) + ": " + (fits(plan, host) ? "fits" : "does not fit") + "\n";
   if (plan.shared_bytes > 0)
     text += "  of each rank's peak, " + bytes_text(plan.shared_bytes) +
-            " are the base that the ranks of a host share: counted once\n";
+            (plan.choice.stage == ZeroStage::k3
+                 ? " are other ranks' parts of the units at work: counted once\n"
+                 : " are the base that the ranks of a host share: counted once\n");
   text += traffic_text(plan.step_traffic);
   if (plan.host_sent_bytes_per_step > 0)
     text += "  between hosts: " + bytes_text(plan.host_sent_bytes_per_step) +

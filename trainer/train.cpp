@@ -87,12 +87,19 @@ std::string mebibytes(int64_t bytes) {
   return text;
 }
 
+/// Collective.
+RankPlacement placement_of(parallel::Communicator& comm) {
+  return {comm.world_size(), static_cast<int>(comm.all_reduce_max(comm.local_size())),
+          comm.shares_memory()};
+}
+
 void log_shards(const Job& job) {
   const parallel::StoreMemory memory = job.store->memory();
   if (memory.shared_bytes > 0)
     log_info("share_base_per_host: each host holds one base of " + mebibytes(memory.shared_bytes) +
              " for its ranks (" + std::to_string(job.comm.local_size()) + " on that of rank 0)");
-  if (memory.unit_bytes == 0 || job.base_file != nullptr)
+  if (job.store->stage() != parallel::ZeroStage::k3 || job.comm.world_size() == 1 ||
+      job.base_file != nullptr)
     return;  // with a file, offload_param tells its size
   int64_t whole = 0;
   for (int32_t i = 0; i < job.store->num_parameters(); ++i) {
@@ -100,9 +107,13 @@ void log_shards(const Job& job) {
     if (spec.kind == ParameterKind::kFrozen)
       whole += spec.shape.numel() * size_of(spec.dtype);
   }
-  log_info("stage 3: rank 0 holds " + mebibytes(memory.base_bytes) + " of the base's " +
-           mebibytes(whole) + "; units are gathered one ahead into two buffers of " +
-           mebibytes(memory.unit_bytes / 2));
+  const std::string held = "stage 3: rank 0 holds " + mebibytes(memory.base_bytes) +
+                           " of the base's " + mebibytes(whole);
+  log_info(held + (job.comm.shares_memory()
+                       ? "; a unit's other parts are mapped one ahead from the memory of the ranks "
+                         "that hold them"
+                       : "; units are gathered one ahead into two buffers of " +
+                             mebibytes(memory.unit_bytes / 2)));
 }
 
 /// Puts the checkpoint back; what each rank read of its tensors. Collective.
@@ -130,7 +141,7 @@ RunPlan plan_or_refuse(const Job& job, const ProcessBytes& process) {
   host.swap.base = comm.all_reduce_min(host.swap.base);
   host.swap.states = comm.all_reduce_min(host.swap.states);
   host.swap.is_one_disk = comm.any(host.swap.is_one_disk);
-  const PlanFunction plan = plan_function(job, {comm.world_size(), host.ranks}, process);
+  const PlanFunction plan = plan_function(job, placement_of(comm), process);
   RunPlan own = plan(configured_choice(job.config));
   run_on_rank_zero(comm, [&] {
     if (!fits_memory(own, host))
@@ -226,7 +237,7 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
   Job job(config, comm);
   job.swap = options.swap;
   check_inputs(job);
-  const ProcessBytes process = measure_process(job, before_inputs, comm.world_size());
+  const ProcessBytes process = measure_process(job, before_inputs, placement_of(comm));
   agree_on_inputs(job, options.identity);
   comm.set_config_word(mix_key(0, config_hash(config)));
   const RunPlan plan = plan_or_refuse(job, process);

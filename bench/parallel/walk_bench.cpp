@@ -1,6 +1,6 @@
 // What bringing units costs with nothing computed in between: the walk of a micro-batch of a real
-// configuration (gathers of stage 3, reads of offload_param), as a rank without a micro-batch goes
-// through it. The comm-only term of the overlap formula (PERFORMANCE section 2).
+// configuration (stage 3, reads of offload_param), every unit leased and let go at once. The
+// comm-only term of the overlap formula (PERFORMANCE section 2).
 //   mpirun -n N build/release/bench/parallel/walk_bench CONFIG.yaml [WALKS]
 // Prints one JSON line on rank 0: seconds per walk (the slowest rank's), rank 0's processor time of
 // the prefetch thread, and the bytes that a walk brought to it.
@@ -16,11 +16,24 @@
 #include "parallel/communicator.h"
 #include "trainer/config.h"
 #include "trainer/job.h"
-#include "trainer/non_finite.h"
 
 namespace {
 
 using namespace shardtune;
+
+void walk(trainer::Job& job) {
+  const std::vector<UnitId> units = job.objective->train_walk(*job.model);
+  job.store->begin_walk(units);
+  UnitId before = kFetchRows;
+  for (const UnitId unit : units) {
+    if (unit == kFetchRows)
+      job.store->fetch_rows({});
+    else if (unit != before)  // the walk takes it as one visit
+      const UnitLease lease = job.store->acquire(unit, Pass::kForward);
+    before = unit;
+  }
+  job.store->end_walk();
+}
 
 int run(parallel::Communicator& comm, const char* path, int num_walks) {
   const trainer::RunConfig config = trainer::load_config(path, {});
@@ -39,7 +52,7 @@ int run(parallel::Communicator& comm, const char* path, int num_walks) {
     const auto start = std::chrono::steady_clock::now();
     const double before = job.store->background_cpu_seconds();
     const parallel::StoreTraffic before_traffic = job.store->traffic();
-    trainer::replay_micro_batch(job);
+    walk(job);
     comm.barrier();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     moved = job.store->traffic() - before_traffic;

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -14,6 +13,7 @@
 #include "parallel/host_segment.h"
 #include "parallel/sharded_store.h"
 #include "parallel/thread_communicator.h"
+#include "tests/parallel/file_size_limit.h"
 #include "tests/parallel/frozen_units.h"
 
 namespace shardtune::parallel {
@@ -132,24 +132,6 @@ TEST(HostResidency, CountsTheBaseAndSaysThatItIsShared) {
     EXPECT_EQ(memory.shared_bytes, memory.base_bytes);
   });
 }
-
-/// Files, and memory behind descriptors, of at most `bytes` while it lives.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 TEST(HostResidency, MemoryThatCannotBeHadIsAnErrorOnEveryRankBeforeItsUse) {
   const FileSizeLimit limit(64 << 10);

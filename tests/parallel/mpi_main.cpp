@@ -144,6 +144,34 @@ void check_one_base_per_host(Communicator& comm) {
   require(std::ranges::count(store.value(id).bytes(), std::byte{7}) == kBytes, "bytes of the base");
 }
 
+/// Stage 3 on one host: a rank has its part mapped, and all ranks together one base.
+void check_mapped_shards(Communicator& comm) {
+  if (!comm.shares_memory())
+    return;
+  const int64_t num_bytes = int64_t{64 << 10} * comm.world_size();
+  ShardedParameterStore store(comm, ZeroStage::k3);
+  const UnitId unit = store.add_unit("layer 0");
+  const ParameterId id =
+      store.declare({"codes", unit, ParameterKind::kFrozen, DType::kUInt8, {num_bytes}});
+  const auto count = static_cast<size_t>(store.is_publisher(id) ? num_bytes : 0);
+  store.publish(id, std::vector<std::byte>(count, std::byte{7}));
+  store.seal();
+  for (int walk = 0; walk < 2; ++walk) {
+    comm.barrier();
+    const Mapped mapped = mapped_bases();
+    require(mapped.rss == 64 && mapped.pss == 64, "a rank has its part of the base");
+    comm.barrier();
+    store.begin_walk({&unit, 1});
+    {
+      const UnitLease lease = store.acquire(unit, Pass::kForward);
+      require(std::ranges::count(store.value(id).bytes(), std::byte{7}) == num_bytes,
+              "bytes of the base");
+      require(mapped_bases().rss == num_bytes >> 10, "a unit at work is mapped whole");
+    }
+    store.end_walk();
+  }
+}
+
 int run(Communicator& comm, const char* argument) {
   if (std::strcmp(argument, "mismatch") == 0) {
     if (comm.rank() == 0)
@@ -157,6 +185,7 @@ int run(Communicator& comm, const char* argument) {
   check_bits(comm);
   if (can_share_a_base())
     check_one_base_per_host(comm);
+  check_mapped_shards(comm);
   comm.barrier();
   if (comm.rank() == 0)
     std::printf("all checks passed on %d %s ranks\n", comm.world_size(),

@@ -80,13 +80,24 @@ std::string error_of(const std::function<void()>& body) {
   return "no error";
 }
 
-class UnitWalkStages : public testing::TestWithParam<ZeroStage> {};
+struct Way {
+  const char* name;
+  ZeroStage stage;
+  ThreadTransport transport = ThreadTransport::kBuffers;
+};
+
+class UnitWalkStages : public testing::TestWithParam<Way> {
+ protected:
+  static void run_on_threads(int ranks, const std::function<void(Communicator&)>& body) {
+    parallel::run_on_threads(ranks, body, GetParam().transport);
+  }
+};
 
 // The same misuse is refused at every stage, with one rank too, where nothing is gathered.
 TEST_P(UnitWalkStages, ALeaseOutOfOrderNamesBothUnits) {
   for (const int world_size : {1, 2}) {
     run_on_threads(world_size, [](Communicator& comm) {
-      Units all(comm, GetParam());
+      Units all(comm, GetParam().stage);
       all.store.begin_walk(all.walk({0, 1, 2}));
       all.lease(0);
       const std::string text = error_of([&] { all.lease(2); });
@@ -114,7 +125,7 @@ TEST_P(UnitWalkStages, ALeaseOutOfOrderNamesBothUnits) {
 
 TEST_P(UnitWalkStages, RanksMayWorkReplayOrStopEarly) {
   run_on_threads(4, [](Communicator& comm) {
-    Units all(comm, GetParam());
+    Units all(comm, GetParam().stage);
     for (int round = 0; round < 3; ++round) {
       all.store.begin_walk(all.walk({0, 1, 2, 3, 3, 2, 1, 0}));
       const int part = (comm.rank() + round) % 4;  // nothing, a half, all but one, everything
@@ -130,7 +141,7 @@ TEST_P(UnitWalkStages, RanksMayWorkReplayOrStopEarly) {
 // As a head that is leased whole: the units stay while others come and go.
 TEST_P(UnitWalkStages, UnitsMayStayLeasedOverOthers) {
   run_on_threads(3, [](Communicator& comm) {
-    Units all(comm, GetParam(), 6);
+    Units all(comm, GetParam().stage, 6);
     all.store.begin_walk(all.walk({0, 1, 2, 3, 4, 5, 0}));
     if (comm.rank() != 1) {
       all.lease(0);
@@ -151,7 +162,7 @@ TEST_P(UnitWalkStages, UnitsMayStayLeasedOverOthers) {
 
 TEST_P(UnitWalkStages, RowsComeFromTheirOwners) {
   run_on_threads(3, [](Communicator& comm) {
-    Units all(comm, GetParam(), 2);
+    Units all(comm, GetParam().stage, 2);
     all.store.begin_walk(std::vector{kFetchRows, all.units[1], kFetchRows});
     if (comm.rank() != 2) {  // rank 2 has no work, rank 0 asks for every row, rank 1 for one
       const std::vector<int32_t> rows0 =
@@ -188,10 +199,11 @@ TEST_P(UnitWalkStages, RowsComeFromTheirOwners) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(All, UnitWalkStages, testing::Values(ZeroStage::k0, ZeroStage::k3),
-                         [](const auto& info) {
-                           return "Stage" + std::to_string(static_cast<int>(info.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(All, UnitWalkStages,
+                         testing::Values(Way{"Stage0", ZeroStage::k0}, Way{"Stage3", ZeroStage::k3},
+                                         Way{"Stage3Mapped", ZeroStage::k3,
+                                             ThreadTransport::kSharedMemory}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Stage3, RanksThatWalkDifferentlyAreToldAtTheNextLease) {
   EXPECT_THROW(run_on_threads(2,
