@@ -14,8 +14,16 @@
 namespace shardtune {
 
 /// What a buffer is for, in the tables of memory.
-enum class Purpose { kActivations, kAttention, kHead, kDequantised, kProducts, kParameters };
-inline constexpr int kNumPurposes = 6;
+enum class Purpose {
+  kActivations,
+  kAttention,
+  kHead,
+  kDequantised,
+  kProducts,
+  kParameters,
+  kInt8Scales
+};
+inline constexpr int kNumPurposes = 7;
 
 /// While it lives, buffers of this thread count for `purpose`. Nested: the inner one counts.
 class PurposeScope {

@@ -24,6 +24,20 @@ quant::QuantizationOptions quantization_from(const io::Json& root, const std::st
   return options;
 }
 
+std::vector<models::Int8Migration> migration_from(const io::Json& root, const std::string& name) {
+  std::vector<models::Int8Migration> migration;
+  const io::Json* section = root.find("int8_migration");
+  if (section == nullptr)
+    return migration;
+  if (!section->is_object())
+    throw DataError(name + ": int8_migration: expected an object, found " +
+                    std::string(section->type_name()) + ". Copy the adapter folder again.");
+  const io::JsonReader reader(*section, name + ": int8_migration");
+  for (const auto& [linear, exponents] : section->as_object())
+    migration.push_back({linear, reader.string(linear)});
+  return migration;
+}
+
 }  // namespace
 
 io::Json to_json(const Provenance& provenance) {
@@ -40,6 +54,12 @@ io::Json to_json(const Provenance& provenance) {
   json.set("base_sha256", provenance.base_sha256);
   json.set("quantization", std::move(quantization));
   json.set("compute_dtype", provenance.compute_dtype);
+  if (!provenance.int8_migration.empty()) {
+    io::Json migration = io::Json::object();
+    for (const models::Int8Migration& linear : provenance.int8_migration)
+      migration.set(linear.linear, linear.exponents);
+    json.set("int8_migration", std::move(migration));
+  }
   json.set("chat_template", provenance.chat_template);
   json.set("trained_steps", provenance.trained_steps);
   return json;
@@ -66,6 +86,7 @@ std::optional<Provenance> read_provenance(const std::filesystem::path& adapter_f
   result.base_sha256 = reader.string("base_sha256");
   result.quantization = quantization_from(root, name);
   result.compute_dtype = reader.string_or("compute_dtype", "");
+  result.int8_migration = migration_from(root, name);
   result.chat_template = reader.string_or("chat_template", "");
   result.trained_steps = reader.integer_or("trained_steps", 0);
   return result;

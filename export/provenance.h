@@ -8,6 +8,7 @@
 #include <string>
 
 #include "io/json.h"
+#include "models/int8_linears.h"
 #include "quant/frozen_weight.h"
 
 namespace shardtune::exporting {
@@ -20,8 +21,9 @@ struct Provenance {
   std::string base_model;   // path as the run was given it
   std::string base_sha256;  // ModelSource::content_hash()
   quant::QuantizationOptions quantization;
-  std::string compute_dtype;  // "float32" | "bfloat16"
-  std::string chat_template;  // name of the registry, "" when none was used
+  std::string compute_dtype;                          // "float32" | "bfloat16" | "int8"
+  std::vector<models::Int8Migration> int8_migration;  // with int8
+  std::string chat_template;                          // name of the registry, "" when none was used
   int64_t trained_steps = 0;
 };
 

@@ -10,6 +10,8 @@
 #include <unordered_map>
 
 #include "core/tensor.h"
+#include "kernels/gemm_int8.h"
+#include "kernels/gemm_int8_tiles.h"
 
 namespace shardtune::kernels {
 
@@ -164,6 +166,15 @@ bool has_fast_bfloat16() {
     return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
   }();
   return fast;
+}
+
+bool has_fast_int8() {
+  static const bool fast = [] {
+    const auto isa = dnnl::get_effective_cpu_isa();
+    return isa == dnnl::cpu_isa::avx512_core_vnni || isa == dnnl::cpu_isa::avx512_core_bf16 ||
+           isa == dnnl::cpu_isa::avx512_core_amx;
+  }();
+  return fast && int8::machine_tile() != nullptr;
 }
 
 }  // namespace shardtune::kernels

@@ -20,6 +20,22 @@ quant::QuantizationOptions quantization_of(const ModelArguments& arguments,
   return options;
 }
 
+/// int8 needs the scales that an adapter was trained with.
+std::string compute_dtype_of(const ModelArguments& arguments,
+                             const std::optional<exporting::Provenance>& trained) {
+  const bool has_scales = trained && !trained->int8_migration.empty();
+  if (arguments.compute_dtype.empty())
+    return has_scales ? "int8" : "auto";
+  if (arguments.compute_dtype == "int8" && !has_scales) {
+    throw ConfigError(
+        "--compute-dtype: int8 needs the scales of an adapter that was trained with "
+        "'compute_dtype: int8', found " +
+        (arguments.adapter.empty() ? "no adapter" : "none in " + arguments.adapter) +
+        ". Use --compute-dtype auto.");
+  }
+  return arguments.compute_dtype;
+}
+
 std::optional<exporting::Provenance> provenance_of(const ModelArguments& arguments) {
   if (arguments.adapter.empty())
     return std::nullopt;
@@ -75,7 +91,9 @@ void add_model_options(CommandLine& line) {
   line.value(
       "quantization", "METHOD",
       "none, keep, nf4, fp4 or int8 (default: as the adapter was trained; without one none)");
-  line.value("compute-dtype", "D", "auto, float32 or bfloat16 (default auto)");
+  line.value("compute-dtype", "D",
+             "auto, float32, bfloat16 or int8 (default int8 where the adapter was trained so, else "
+             "auto)");
   line.threads_option();
 }
 
@@ -88,8 +106,9 @@ ModelArguments model_arguments(const CommandLine& line) {
   if (line.has("quantization"))
     arguments.quantization = line.choice_or("quantization", "", quant::frozen_formats().names(),
                                             {"gptq", "awq", "hqq", "q4_0", "q8_0", "auto"});
-  arguments.compute_dtype =
-      line.choice_or("compute-dtype", "auto", {"auto", "float32", "bfloat16"}, {"float16", "int8"});
+  if (line.has("compute-dtype"))
+    arguments.compute_dtype = line.choice_or("compute-dtype", "auto",
+                                             {"auto", "float32", "bfloat16", "int8"}, {"float16"});
   return arguments;
 }
 
@@ -105,11 +124,17 @@ Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelS
   provenance_.quantization = quantization_of(arguments, trained);
   models::LoadOptions load;
   load.quantization = provenance_.quantization;
-  load.compute_dtype = trainer::resolve_compute_dtype(arguments.compute_dtype);
+  const std::string compute = compute_dtype_of(arguments, trained);
+  load.compute_dtype = trainer::resolve_compute_dtype(compute);
   if (!trained)
     provenance_.compute_dtype = std::string(name_of(load.compute_dtype));
   check_memory(*source_, load.quantization, load.compute_dtype);
   stored_ = load_alone(*source_, load);
+  if (compute == "int8") {
+    models::enable_int8(*stored_.model);
+    models::set_int8_migration(*stored_.model, trained->int8_migration,
+                               arguments.adapter + "/" + exporting::kProvenanceFile);
+  }
   if (!arguments.adapter.empty())
     adapter_ = adapters::load_adapter(arguments.adapter, *stored_.model);
 }

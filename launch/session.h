@@ -29,7 +29,7 @@ struct ModelArguments {
   std::string model;
   std::string adapter;        // "" without
   std::string quantization;   // "" = as the adapter was trained, else as stored
-  std::string compute_dtype;  // auto | float32 | bfloat16
+  std::string compute_dtype;  // auto | float32 | bfloat16 | int8; "" = as trained
   std::string chat_template;  // "" = as the adapter was trained, else auto
 };
 void add_model_options(CommandLine& line);

@@ -97,8 +97,13 @@ std::unique_ptr<data::Tokenizer> tokenizer_of(const std::string& model) {
 /// A second copy of the model is read back for the check: bf16 weights stay bf16 where that is
 /// fast.
 ModelArguments with_compute_dtype(ModelArguments model, DType exported) {
-  if (model.compute_dtype == "auto" && exported == DType::kFloat32)
-    model.compute_dtype = "float32";
+  if (model.compute_dtype == "int8")
+    throw ConfigError(
+        "--compute-dtype: expected auto, float32 or bfloat16, found int8: an export "
+        "writes weights, which int8 products do not change.");
+  const bool is_free = model.compute_dtype.empty() || model.compute_dtype == "auto";
+  if (is_free)
+    model.compute_dtype = exported == DType::kFloat32 ? "float32" : "auto";
   return model;
 }
 

@@ -9,6 +9,7 @@
 #include "autograd/tape.h"
 #include "models/hooks.h"
 #include "quant/frozen_weight.h"
+#include "quant/w8a8.h"
 
 namespace shardtune::models {
 
@@ -30,6 +31,11 @@ class BaseLinear {
   quant::FrozenWeight& weight() { return *weight_; }
   ParameterId bias() const { return bias_; }
 
+  /// Computes in int8 from the moment its scales are set (models/int8_linears.h).
+  void enable_int8() { int8_ = std::make_unique<quant::W8A8>(*weight_); }
+  /// Null unless enabled.
+  quant::W8A8* int8() const { return int8_.get(); }
+
   /// y [T,out] = x [T,in] W^T + b, in `dtype`: x's own, or f32 when more is to be added before the
   /// sum is rounded. The unit must be leased.
   Variable forward(Tape& tape, const Variable& x, DType dtype) const;
@@ -39,10 +45,14 @@ class BaseLinear {
   }
 
  private:
+  bool in_int8() const { return int8_ != nullptr && int8_->is_ready(); }
+  void go_back(Tensor& dy, DType dtype, const autograd::GradRef& x) const;
+
   std::string path_;
   int index_;
   std::unique_ptr<quant::FrozenWeight> weight_;
   ParameterId bias_;
+  std::unique_ptr<quant::W8A8> int8_;
 };
 
 }  // namespace shardtune::models

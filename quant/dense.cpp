@@ -49,6 +49,7 @@ class DenseWeight final : public FrozenWeight {
                               const TensorView& dx, Accumulate accumulate) const override;
   void rows(std::span<const int32_t> ids, const TensorView& out) const override;
   void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const override;
+  kernels::BlockSource blocks() const override;
 
  private:
   DType stored_dtype() const { return store_->spec(id_).dtype; }
@@ -130,6 +131,19 @@ void DenseWeight::dequantize_rows(int64_t begin, int64_t end, const TensorView& 
     for (int64_t r = first; r < last; ++r)
       read_row(begin + r, value, out, r);
   });
+}
+
+kernels::BlockSource DenseWeight::blocks() const {
+  return [this](const kernels::Block& block, const TensorView& out) {
+    const TensorView value = store_->value(id_);
+    for (int64_t r = 0; r < block.num_rows; ++r) {
+      const int64_t from = (block.first_row + r) * in_features() + block.first_column;
+      if (value.dtype() == DType::kFloat32)
+        convert_row(value.data<float>() + from, block.num_columns, out, r);
+      else
+        convert_row(value.data<BFloat16>() + from, block.num_columns, out, r);
+    }
+  };
 }
 }  // namespace
 

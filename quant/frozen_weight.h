@@ -63,6 +63,9 @@ class FrozenWeight {
   virtual void rows(std::span<const int32_t> ids, const TensorView& out) const = 0;
   /// out [end-begin, in] f32 or bf16.
   virtual void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const = 0;
+  /// Writes blocks of the leased weight, f32 or bf16, with the bits of whole rows. On the calling
+  /// thread; many at once.
+  virtual kernels::BlockSource blocks() const = 0;
 
   /// y (+)= x (W + delta)^T, by blocks of rows; the delta is added in fp32 to the dequantised rows
   /// and the sum rounded to x's dtype.

@@ -14,6 +14,7 @@ class QuantizedWeight : public FrozenWeight {
                               const TensorView& dx, Accumulate accumulate) const final;
   void rows(std::span<const int32_t> ids, const TensorView& out) const final;
   void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const final;
+  kernels::BlockSource blocks() const final { return decoder(0); }
 
  protected:
   explicit QuantizedWeight(Spec spec) : FrozenWeight(std::move(spec)) {}

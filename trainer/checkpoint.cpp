@@ -131,6 +131,8 @@ std::string state_text(const Checkpoint& checkpoint) {
 
 int64_t bytes_of(const Checkpoint& checkpoint) {
   int64_t total = 1 << 20;  // headers, state and manifest
+  for (const models::NamedState& state : checkpoint.hook_state)
+    total += static_cast<int64_t>(2 * state.bytes.size() + 256);  // hexadecimal
   for (const auto* list : {&checkpoint.adapter, &checkpoint.optimizer}) {
     for (const NamedTensor& tensor : *list)
       total += static_cast<int64_t>(tensor.values.size() * sizeof(float)) + 256;

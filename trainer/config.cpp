@@ -68,7 +68,8 @@ void read_model(const YamlNode& root, ModelSection& model) {
                   "expected the folder or .gguf file of a model, found nothing. Write for example "
                   "'model_name_or_path: models/SmolLM2-135M-Instruct'.");
   }
-  model.compute_dtype = section.choice_or("compute_dtype", "auto", {"auto", "float32", "bfloat16"});
+  model.compute_dtype =
+      section.choice_or("compute_dtype", "auto", {"auto", "float32", "bfloat16", "int8"});
   section.finish();
 }
 

@@ -26,7 +26,9 @@ namespace fs = std::filesystem;
 
 struct ModelSection {
   std::string model_name_or_path;
-  std::string compute_dtype = "auto";  // auto | float32 | bfloat16
+  std::string compute_dtype = "auto";  // auto | float32 | bfloat16 | int8
+  /// Frozen linears in int8; the rest as with auto.
+  bool computes_in_int8() const { return compute_dtype == "int8"; }
 };
 
 struct DataSection {
@@ -132,8 +134,8 @@ std::string config_hash(const RunConfig& config);
 /// parallel and stop_at_step.
 std::vector<std::pair<std::string, std::string>> resume_keys(const RunConfig& config);
 
-/// The dtype of activations that compute_dtype asks for; "auto" is bfloat16 where the CPU
-/// multiplies it in hardware, else float32.
+/// The dtype of activations that compute_dtype asks for; "auto" and "int8" are bfloat16 where the
+/// CPU multiplies it in hardware, else float32.
 DType resolve_compute_dtype(const std::string& compute_dtype);
 
 }  // namespace shardtune::trainer

@@ -153,7 +153,7 @@ std::vector<std::pair<std::string, std::string>> resume_keys(const RunConfig& co
 }
 
 DType resolve_compute_dtype(const std::string& compute_dtype) {
-  if (compute_dtype == "auto")
+  if (compute_dtype == "auto" || compute_dtype == "int8")
     return kernels::has_fast_bfloat16() ? DType::kBFloat16 : DType::kFloat32;
   return compute_dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
 }

@@ -4,6 +4,7 @@
 
 #include "core/log.h"
 #include "io/file.h"
+#include "models/int8_linears.h"
 #include "trainer/offload.h"
 
 namespace shardtune::trainer {
@@ -166,6 +167,8 @@ void load(Job& job) {
   options.quantization = config.quantization;
   options.compute_dtype = job.compute_dtype;
   job.model = models::load_model(*job.source, *job.store, options);
+  if (config.model.computes_in_int8())
+    models::enable_int8(*job.model);
   job.adapter = config.adapter.options->attach(*job.model);
   job.store->seal();
   log_base_file(job);

@@ -5,6 +5,7 @@
 
 #include "core/log.h"
 #include "core/parallel_for.h"
+#include "kernels/gemm_int8.h"
 #include "kernels/gemm_rate.h"
 
 namespace shardtune::trainer {
@@ -29,6 +30,8 @@ StepFlops step_flops(const Job& job, const data::StepPlan& plan) {
                            static_cast<double>(config.num_layers);
   StepFlops flops;
   flops.linears = 2.0 * weights * tokens * (forwards + 1.0);
+  if (job.config.model.computes_in_int8() && kernels::has_fast_int8())
+    flops.linears /= 2.0;
   flops.adapters =
       2.0 * static_cast<double>(job.store->num_trainable_elements()) * tokens * (forwards + 2.0);
   flops.attention = attention * (forwards + 2.5);

@@ -4,6 +4,7 @@
 //   linears 4PT (forward, gradient of the input), adapters 6AT, head 4VH per trained token,
 //   attention 2S(S+1)dL a sample forward and 2.5 times that back (scores are computed again);
 //   gradient_checkpointing: linears, adapters and attention once more forward.
+//   compute_dtype int8 with AVX512-VNNI: linears half, for it multiplies twice as many pairs.
 // Norms, activations, decoding of quantised weights, sums and communication count nothing, so no
 // run reaches it.
 #pragma once

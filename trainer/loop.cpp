@@ -6,6 +6,7 @@
 
 #include "core/log.h"
 #include "trainer/evaluate.h"
+#include "trainer/int8_compute.h"
 #include "trainer/limit.h"
 #include "trainer/memory.h"
 #include "trainer/progress.h"
@@ -173,6 +174,8 @@ Checkpoint Loop::collect(int64_t step) {
   checkpoint.identity = options_.identity;
   checkpoint.config = resume_keys(job_.config);
   checkpoint.hook_state = job_.adapter->named_state();
+  for (models::NamedState& state : int8_states(*job_.model))
+    checkpoint.hook_state.push_back(std::move(state));
   checkpoint.optimizer = job_.states->gather(job_.comm);
   checkpoint.adapter = read_trainables(*job_.store, job_.comm);
   return checkpoint;

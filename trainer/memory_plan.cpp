@@ -5,6 +5,7 @@
 
 #include "core/checked.h"
 #include "trainer/evaluate.h"
+#include "trainer/int8_compute.h"
 #include "trainer/memory.h"
 
 namespace shardtune::trainer {
@@ -168,8 +169,18 @@ class Walk {
     options.quantization = choice_.quantization;
     options.compute_dtype = job_.compute_dtype;
     model_ = models::load_model(source_, store_, options);
+    if (job_.config.model.computes_in_int8())
+      models::enable_int8(*model_);
     adapter_ = job_.config.adapter.options->attach(*model_);
     store_.seal();
+  }
+
+  /// The pass that sets the scales of int8 products.
+  void prepare_int8(const PlannedData& data) {
+    if (!job_.config.model.computes_in_int8())
+      return;
+    const TokenBatch batch = data::collate(*data.samples, int8_calibration_samples(*data.samples));
+    models::prepare_int8(*model_, batch, {}, "");
   }
 
   /// The run of the longest micro-batch before the first step.
@@ -328,6 +339,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("base: quantised codes", bytes.codes);
   add("base: scales", bytes.scales);
   add("base: dense (norms, embedding, head)", bytes.dense);
+  add("int8 products: scales of frozen linears", of(Purpose::kInt8Scales));
   add("adapters: fp32 master weights", bytes.master);
   add("adapters: bf16 copies", bytes.bf16);
   add("units gathered or read ahead", bytes.gather + dry_run.beside_pool_at_peak());
@@ -385,6 +397,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   DryRun dry_run;
   Walk walk(job, choice, placement);
   walk.load();
+  walk.prepare_int8(data);
   walk.probe(data, probe);
   // What the pool keeps in a step depends on the step before.
   for (int64_t step = 0; step < std::min<int64_t>(2, data.last_step); ++step)

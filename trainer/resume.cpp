@@ -5,6 +5,7 @@
 
 #include "core/log.h"
 #include "trainer/collective.h"
+#include "trainer/int8_compute.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -166,7 +167,7 @@ void restore(Job& job, CheckpointReader& checkpoint) {
     run_on_all_ranks(job.comm, [&] { fill(nullptr); });
   }
   job.store->publish_updates();
-  job.adapter->load_named_state(checkpoint.state().hook_state);
+  job.adapter->load_named_state(without_int8_states(checkpoint.state().hook_state));
 }
 
 }  // namespace shardtune::trainer

@@ -14,6 +14,7 @@
 #include "export/provenance.h"
 #include "io/file.h"
 #include "trainer/collective.h"
+#include "trainer/int8_compute.h"
 #include "trainer/job.h"
 #include "trainer/loop.h"
 #include "trainer/memory.h"
@@ -40,8 +41,9 @@ void log_job(const Job& job) {
            std::to_string(job.config.training.micro_batch_size) + ", global_batch_size " +
            std::to_string(job.config.training.global_batch_size) + ", " +
            std::to_string(job.comm.world_size()) + " ranks x " + std::to_string(num_threads()) +
-           " threads, " + std::string(name_of(job.compute_dtype)) + ", ZeRO stage " +
-           std::to_string(static_cast<int>(job.config.parallel.stage)));
+           " threads, " + std::string(name_of(job.compute_dtype)) +
+           (job.config.model.computes_in_int8() ? " with frozen linears in int8" : "") +
+           ", ZeRO stage " + std::to_string(static_cast<int>(job.config.parallel.stage)));
   for (const std::string& notice : job.config.notices)
     log_warning(notice);
 }
@@ -71,7 +73,9 @@ std::string export_adapter(const Job& job, const std::map<ParameterId, std::vect
   provenance.base_model = job.config.model.model_name_or_path;
   provenance.base_sha256 = job.base_sha256;
   provenance.quantization = job.config.quantization;
-  provenance.compute_dtype = std::string(name_of(job.compute_dtype));
+  provenance.compute_dtype =
+      job.config.model.computes_in_int8() ? "int8" : std::string(name_of(job.compute_dtype));
+  provenance.int8_migration = models::int8_migration(*job.model);
   provenance.chat_template = job.chat == nullptr ? "" : std::string(job.chat->name());
   provenance.trained_steps = steps;
   const fs::path folder = output_dir / "adapter";
@@ -190,6 +194,7 @@ TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
     report.emplace(folder.path());
   load(job);
   log_shards(job);
+  prepare_int8(job, start ? &start->state() : nullptr);
   Loop loop(job, folder, options, first_step);
   if (start) {
     loop.result().rank_resume_bytes = restore_and_tell(job, *start);

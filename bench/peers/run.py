@@ -82,7 +82,8 @@ def fast_dtype():
 def run_ours(case, model, steps, threads, binary):
     out = WORK / f"run-{case}-{time.monotonic_ns()}"
     config = {
-        "model": {"model_name_or_path": str(model), "compute_dtype": fast_dtype()},
+        "model": {"model_name_or_path": str(model),
+                  "compute_dtype": "int8" if case == "int8" else fast_dtype()},
         "quantization": ({"method": "nf4", "block_size": 64, "double_quant": True}
                          if case == "qlora" else {"method": "none"}),
         "adapter": {"method": "lora", "lora_rank": COMMON["lora_rank"],
@@ -171,7 +172,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--dry", action="store_true")
-    parser.add_argument("--case", choices=["lora", "qlora"], action="append")
+    parser.add_argument("--case", choices=["lora", "qlora", "int8"], action="append")
     parser.add_argument("--binary", default=os.environ.get(
         "SHARDTUNE_BINARY", str(ROOT / "build/release/launch/shardtune")))
     arguments = parser.parse_args()
@@ -186,9 +187,10 @@ def main():
     model, rows = prepare()
     threads = len(os.sched_getaffinity(0))
     names = {"lora": f"LoRA, {fast_dtype()}",
-             "qlora": f"QLoRA NF4 (double quantisation), {fast_dtype()}"}
+             "qlora": f"QLoRA NF4 (double quantisation), {fast_dtype()}",
+             "int8": f"LoRA, frozen linears in int8 beside the peer in {fast_dtype()}"}
     table, disagree = [], False
-    for case in arguments.case or ["lora", "qlora"]:
+    for case in arguments.case or ["lora", "qlora", "int8"]:
         ours, theirs = [], []
         for number in range(arguments.rounds):
             ours.append(run_ours(case, model, arguments.steps, threads, arguments.binary))

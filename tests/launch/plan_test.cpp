@@ -43,7 +43,7 @@ class Plan : public ::testing::Test {
 };
 
 TEST_F(Plan, CountsEveryFormatAndDtypeToTheByte) {
-  for (const char* dtype : {"float32", "bfloat16"}) {
+  for (const char* dtype : {"float32", "bfloat16", "int8"}) {
     for (const char* method : {"none", "keep", "nf4", "fp4", "int8"}) {
       for (const char* recompute : {"false", "true"}) {
         expect_exact(std::string("--set model.compute_dtype=") + dtype +
@@ -67,6 +67,7 @@ TEST_F(Plan, CountsLayersThatOutweighTheRest) {
   testing::make_tiny_model(folder_.path("model"), {192, 512, 5, 6, 2, 20000});
   expect_exact("");
   expect_exact("--set training.gradient_checkpointing=true --set model.compute_dtype=bfloat16");
+  expect_exact("--set model.compute_dtype=int8");
 }
 
 TEST_F(Plan, CountsStagesOnTwoRanksToTheByte) {

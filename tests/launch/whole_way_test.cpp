@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <sstream>
 
 #include "io/json.h"
 #include "tests/launch/program.h"
@@ -55,6 +56,38 @@ TEST(WholeWay, TrainEvalExportGenerate) {
   ASSERT_EQ(folder.run("export --model model --adapter run/adapter --to peft --out copy").code, 0);
   for (const char* name : {"adapter_model.safetensors", "adapter_config.json", "shardtune.json"})
     EXPECT_EQ(read_text(folder.path("copy") / name), read_text(folder.path("run/adapter") / name));
+}
+
+// eval computes as the adapter was trained, with its scales, unless asked otherwise.
+TEST(WholeWay, AnAdapterTrainedInInt8IsEvaluatedInInt8) {
+  const ProgramFolder folder;
+  ASSERT_EQ(folder
+                .run("train run.yaml --set training.max_steps=4 --set model.compute_dtype=int8 "
+                     "--set 'data.eval=[{path: train.jsonl}]' --json")
+                .code,
+            0);
+  const std::string eval =
+      "eval --data train.jsonl --chat-template chatml --json --max-length 256 --model model ";
+  const auto loss = [&](const std::string& arguments) {
+    return json_of(folder.run(eval + arguments)).find("loss")->as_number();
+  };
+  const double as_trained = loss("--adapter run/adapter");
+  EXPECT_EQ(as_trained, loss("--adapter run/adapter --compute-dtype int8"));
+  EXPECT_NE(as_trained, loss("--adapter run/adapter --compute-dtype auto"));
+  std::string last;
+  std::istringstream lines(read_text(folder.path("run/metrics.jsonl")));
+  for (std::string line; std::getline(lines, line);)
+    last = line;
+  EXPECT_NEAR(io::parse_json(last, "metrics").find("eval_loss")->as_number(), as_trained, 1e-6);
+
+  const Outcome alone = folder.run(eval + "--compute-dtype int8");
+  EXPECT_EQ(alone.code, 64);
+  EXPECT_NE(alone.err.find("int8 needs the scales of an adapter"), std::string::npos) << alone.err;
+  EXPECT_EQ(folder.run("export --model model --adapter run/adapter --to hf --out merged").code, 0);
+  const Outcome exported = folder.run(
+      "export --model model --adapter run/adapter --to hf --out other --compute-dtype int8");
+  EXPECT_EQ(exported.code, 64);
+  EXPECT_NE(exported.err.find("an export writes weights"), std::string::npos) << exported.err;
 }
 
 TEST(WholeWay, ExactMatchCountsAnswers) {

@@ -38,6 +38,7 @@ const Choice kKeepOthers{"keep (GGUF: Q2_K, Q3_K, Q4_0, Q4_1, Q8_0, IQ4_NL, F16,
 const Choice kDense{"none (dense)", {"quantization={method: none}"}};
 const Choice kBf16{"bfloat16", {"model.compute_dtype=bfloat16"}};
 const Choice kF32{"float32", {"model.compute_dtype=float32"}};
+const Choice kInt8Compute{"int8", {"model.compute_dtype=int8"}};
 const Choice kLora{"lora", {}};
 const Choice kRsLora{"lora, use_rslora", {"adapter.use_rslora=true"}};
 
@@ -91,6 +92,10 @@ std::vector<Line> lines() {
     add(base, kF32, kLora, {4});
   for (const Choice& base : {kNf4Double, kDense})
     add(base, kBf16, kRsLora, {2});
+  for (const Choice& base : {kNf4Double, kInt8, kDense})
+    add(base, kInt8Compute, kLora, {2});
+  result.push_back({kNf4Double, kInt8Compute, kLora, Place::kMemory, {1, 4}, 2});
+  result.push_back({kNf4Double, kInt8Compute, kLora, Place::kShared, {2}});
   for (const Choice& base : {kNf4Double, kDense})
     result.push_back({base, kBf16, kLora, Place::kMemory, {1, 2}, 2});
   for (const Choice& base : {kNf4Double, kDense, kInt8, kKeepMixed})
@@ -220,7 +225,6 @@ std::vector<Refusal> refusals() {
       {"DeepSpeed's bucket sizes", {zero + "reduce_bucket_size=500000000"}},
       {"stage 4", {testing::zero_stage(4)}},
       {"CUDA", {"parallel.device=cuda"}},
-      {"computing in int8", {"model.compute_dtype=int8"}},
       {"computing in float16", {"model.compute_dtype=float16"}},
       {"DoRA", {"adapter.method=dora"}},
       {"preference objectives", {"training.objective=dpo"}},
