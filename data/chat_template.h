@@ -12,7 +12,7 @@
 namespace shardtune::data {
 
 struct Message {
-  std::string role;  // "system", "user", "assistant"
+  std::string role;  // "system", "user", "assistant", "tool"
   std::string content;
 };
 

@@ -11,11 +11,11 @@ namespace shardtune::data {
 namespace {
 
 /// Formats that have a name but no reader yet.
-constexpr std::string_view kComingFormats[] = {"alpaca", "sharegpt", "openai", "preference"};
+constexpr std::string_view kComingFormats[] = {"preference"};
 
 [[noreturn]] void refuse_format(const std::string& where, std::string_view format) {
   throw UnsupportedError(where + ": format '" + std::string(format) + "' is not there yet; see " +
-                         "docs/status.md. Write the records as completion, messages or text.");
+                         "docs/status.md. Write the records in another format.");
 }
 
 std::string format_of_row(const DatasetFile& file, const Row& row) {
@@ -26,13 +26,13 @@ std::string format_of_row(const DatasetFile& file, const Row& row) {
   if (row.find("chosen") != nullptr)
     refuse_format(file.path, "preference");
   if (row.find("conversations") != nullptr)
-    refuse_format(file.path, "sharegpt");
+    return "sharegpt";
   if (row.find("instruction") != nullptr)
-    refuse_format(file.path, "alpaca");
+    return "alpaca";
   if (row.find("text") != nullptr)
     return "text";
-  row.fail("format", "prompt and completion, messages, or text", "none of these keys",
-           "Name the format, and the file's keys under 'columns'.");
+  row.fail("format", "prompt and completion, messages, conversations, instruction, or text",
+           "none of these keys", "Name the format, and the file's keys under 'columns'.");
 }
 
 /// The format that the first record's keys tell; a .txt file is text.
@@ -80,6 +80,13 @@ std::vector<int32_t> encode_plain(const Tokenizer& tokenizer, std::string_view t
   return tokenizer.encode(text, {SpecialTokens::kPlain, AddedEnds::kNone});
 }
 
+/// Where a text stands that follows these ids: in the middle of a text no prefix of words is added.
+TextStart start_after(const std::vector<int32_t>& ids, const Tokenizer& tokenizer) {
+  if (ids.empty())
+    return TextStart::kOfInput;
+  return tokenizer.is_special(ids.back()) ? TextStart::kAfterToken : TextStart::kInside;
+}
+
 Sample tokenize_text(const Record& record, const Tokenizer& tokenizer) {
   const Ends ends = ends_of(tokenizer);
   Sample sample;
@@ -101,7 +108,12 @@ Sample tokenize_raw(const Record& record, const Tokenizer& tokenizer, TrainOn tr
   Sample sample;
   append(sample, ends.before, train_on == TrainOn::kAll);
   append(sample, encode_plain(tokenizer, record.messages[0].content), train_on == TrainOn::kAll);
-  append(sample, encode_plain(tokenizer, record.messages[1].content), true);
+  // The answer continues the prompt, whose ids do not depend on it.
+  const TextStart start =
+      record.messages[0].content.empty() ? TextStart::kOfInput : TextStart::kInside;
+  append(sample,
+         tokenizer.encode_parts({{record.messages[1].content, SpecialTokens::kPlain}}, start),
+         true);
   append(sample, ends.after, true);
   return sample;
 }
@@ -147,7 +159,8 @@ Sample tokenize_chat(const Record& record, const Tokenizer& tokenizer, const Cha
     const bool trained =
         train_on == TrainOn::kAll ||
         (answer && (train_on == TrainOn::kAssistant || stretch.assistant_message == last_answer));
-    append(sample, tokenizer.encode_parts(stretch.parts), trained);
+    append(sample, tokenizer.encode_parts(stretch.parts, start_after(sample.ids, tokenizer)),
+           trained);
   }
   return sample;
 }
@@ -285,7 +298,8 @@ std::vector<int32_t> encode_chat(const std::vector<Message>& messages, const Tok
   const std::vector<RenderedPiece> pieces = chat.render(messages, prompt);
   std::vector<int32_t> ids;
   for (const Stretch& stretch : cut_into_stretches(pieces)) {
-    const std::vector<int32_t> part = tokenizer.encode_parts(stretch.parts);
+    const std::vector<int32_t> part =
+        tokenizer.encode_parts(stretch.parts, start_after(ids, tokenizer));
     ids.insert(ids.end(), part.begin(), part.end());
   }
   return ids;

@@ -13,9 +13,12 @@ const Registry<ChatTemplateFactory>& chat_templates() {
 }
 
 const Registry<FormatReader>& dataset_formats() {
-  static const Registry<FormatReader> registry(
-      "data.format",
-      {{"completion", &read_completion}, {"messages", &read_messages}, {"text", &read_text}});
+  static const Registry<FormatReader> registry("data.format", {{"alpaca", &read_alpaca},
+                                                               {"completion", &read_completion},
+                                                               {"messages", &read_messages},
+                                                               {"openai", &read_messages},
+                                                               {"sharegpt", &read_sharegpt},
+                                                               {"text", &read_text}});
   return registry;
 }
 

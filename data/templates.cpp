@@ -44,9 +44,9 @@ class ChatMl : public ChatTemplate {
       throw DataError("messages: expected at least one, found none. Add a message.");
     for (std::size_t i = 0; i < messages.size(); ++i) {
       const std::string& role = messages[i].role;
-      if (role != "system" && role != "user" && role != "assistant")
-        throw DataError("messages[" + std::to_string(i) + "].role: expected system, user or " +
-                        "assistant, found '" + role.substr(0, 80) + "'. Rename the role.");
+      if (role != "system" && role != "user" && role != "assistant" && role != "tool")
+        throw DataError("messages[" + std::to_string(i) + "].role: expected system, user, " +
+                        "assistant or tool, found '" + role.substr(0, 80) + "'. Rename the role.");
     }
   }
 

@@ -25,7 +25,8 @@ struct EvalArguments {
 void add_options(CommandLine& line) {
   add_model_options(line);
   line.value("data", "FILE", "records to evaluate on");
-  line.value("format", "F", "auto, completion, messages or text (default auto)");
+  line.value("format", "F",
+             "auto (default), alpaca, completion, messages, openai, sharegpt or text");
   line.value("metric", "NAME", "loss (default) or exact_match, which adds greedy answers");
   line.value("max-samples", "N", "the first N records only");
   line.value("train-on", "WHICH", "tokens that count: completion (default), assistant or all");
@@ -43,8 +44,7 @@ EvalArguments read_arguments(const CommandLine& line) {
   arguments.file.path = line.required("data");
   std::vector<std::string> formats = data::dataset_formats().names();
   formats.push_back("auto");
-  arguments.file.format =
-      line.choice_or("format", "auto", formats, {"alpaca", "sharegpt", "preference"});
+  arguments.file.format = line.choice_or("format", "auto", formats, {"preference"});
   arguments.exact_match =
       line.choice_or("metric", "loss", {"loss", "exact_match"}, {"choice"}) == "exact_match";
   arguments.max_samples = line.integer_or("max-samples", 0, {1, 1'000'000'000});

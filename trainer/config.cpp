@@ -105,7 +105,7 @@ data::DatasetFile read_dataset_file(const YamlNode& element, Findings& findings)
   std::vector<std::string> formats = data::dataset_formats().names();
   if (std::find(formats.begin(), formats.end(), "auto") == formats.end())
     formats.insert(formats.begin(), "auto");
-  const std::vector<std::string> later = {"alpaca", "sharegpt", "preference"};
+  const std::vector<std::string> later = {"preference"};
   std::vector<std::string> choices = formats;
   for (const std::string& name : later) {
     if (std::find(formats.begin(), formats.end(), name) == formats.end())
@@ -115,7 +115,9 @@ data::DatasetFile read_dataset_file(const YamlNode& element, Findings& findings)
   if (std::find(formats.begin(), formats.end(), file.format) == formats.end())
     findings.unsupported(element, "format", "data format '" + file.format + "'");
   const YamlNode columns = element.section("columns");
-  for (const char* word : {"prompt", "completion", "messages", "role", "content", "text"}) {
+  for (const char* word :
+       {"prompt", "completion", "messages", "role", "content", "text", "instruction", "input",
+        "output", "history", "system", "conversations", "from", "value", "tools"}) {
     if (const auto key = columns.string(word))
       file.columns.emplace_back(word, *key);
   }

@@ -16,8 +16,10 @@ namespace shardtune::data {
 inline constexpr int64_t kMaxDataFileBytes = 4ll << 30;
 inline constexpr int64_t kMaxDataRecordBytes = 64ll << 20;
 
+std::vector<Record> read_alpaca(const DatasetFile& file, const std::string& text);
 std::vector<Record> read_completion(const DatasetFile& file, const std::string& text);
 std::vector<Record> read_messages(const DatasetFile& file, const std::string& text);
+std::vector<Record> read_sharegpt(const DatasetFile& file, const std::string& text);
 std::vector<Record> read_text(const DatasetFile& file, const std::string& text);
 
 /// One object of a data file. Keys are our words; the column mapping turns them into the file's.
@@ -32,8 +34,16 @@ class Row {
   const io::Json* find(std::string_view word) const;
   /// DataError when absent or no string.
   const std::string& text(std::string_view word) const;
-  /// A list of {role, content}, checked.
-  std::vector<Message> messages(std::string_view word) const;
+  /// A list of messages, checked. Roles of other tools (human, gpt, function_call, observation,
+  /// ...) become system, user, assistant and tool. `names` are our words for a message's two keys.
+  struct MessageNames {
+    std::string_view role = "role";
+    std::string_view content = "content";
+  };
+  std::vector<Message> messages(std::string_view word) const { return messages(word, {}); }
+  std::vector<Message> messages(std::string_view word, const MessageNames& names) const;
+  /// DataError where no message is the assistant's.
+  void require_answer(std::string_view word, const std::vector<Message>& messages) const;
 
   /// "file.jsonl:17: key: expected E, found F. advice"
   [[noreturn]] void fail(const std::string& key, const std::string& expected,
@@ -47,6 +57,8 @@ class Row {
 };
 
 /// Calls `use` for every object of the file, in order. `limit` stops after that many (0 = all).
+/// DataError: what is wrong with the records, the first kMaxShownErrors of them together.
+inline constexpr int kMaxShownErrors = 10;
 void for_each_row(const DatasetFile& file, const std::string& text, int64_t limit,
                   const std::function<void(const Row& row)>& use);
 

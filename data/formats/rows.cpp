@@ -122,6 +122,64 @@ void rows_of_array(const DatasetFile& file, Scanner& scanner, int64_t limit,
                     "Write one array, or one object per line.");
 }
 
+void walk_rows(const DatasetFile& file, const std::string& text, int64_t limit,
+               const std::function<void(const Row&)>& use) {
+  Scanner scanner(text);
+  scanner.skip_space();
+  if (!scanner.done() && scanner.peek() == '[') {
+    rows_of_array(file, scanner, limit, use);
+    return;
+  }
+  for (int64_t count = 0; limit == 0 || count < limit; ++count) {
+    scanner.skip_space();
+    if (scanner.done())
+      return;
+    const int64_t line = scanner.line();
+    use_row(file, line, scanner.take_line(), use);
+  }
+}
+
+/// Our name of a role, "" for one that is not known.
+std::string role_of(std::string_view name) {
+  constexpr std::pair<std::string_view, std::string_view> kRoles[] = {
+      {"system", "system"},
+      {"user", "user"},
+      {"human", "user"},
+      {"assistant", "assistant"},
+      {"gpt", "assistant"},
+      {"model", "assistant"},
+      {"function_call", "assistant"},
+      {"tool", "tool"},
+      {"observation", "tool"},
+      {"ipython", "tool"}};
+  for (const auto& [theirs, ours] : kRoles) {
+    if (theirs == name)
+      return std::string(ours);
+  }
+  return "";
+}
+
+/// What is wrong with the records of a file: all of it is told at once, up to a limit.
+class RowErrors {
+ public:
+  void add(const DataError& error) {
+    ++count_;
+    if (count_ <= kMaxShownErrors)
+      text_ += (text_.empty() ? "" : "\n") + std::string(error.what());
+  }
+  void throw_if_any() const {
+    if (count_ > kMaxShownErrors)
+      throw DataError(text_ + "\nand " + std::to_string(count_ - kMaxShownErrors) +
+                      " more records with errors.");
+    if (count_ > 0)
+      throw DataError(text_);
+  }
+
+ private:
+  int64_t count_ = 0;
+  std::string text_;
+};
+
 }  // namespace
 
 std::string Row::key(std::string_view word) const {
@@ -157,35 +215,50 @@ const std::string& Row::text(std::string_view word) const {
   return value->as_string();
 }
 
-std::vector<Message> Row::messages(std::string_view word) const {
+std::vector<Message> Row::messages(std::string_view word, const MessageNames& names) const {
   const std::string name = key(word);
+  const std::string role_key = key(names.role);
+  const std::string content_key = key(names.content);
+  const std::string advice =
+      "Write [{\"" + role_key + "\": \"user\", \"" + content_key + "\": \"...\"}, ...].";
   const io::Json* list = find(word);
   if (list == nullptr || !list->is_array() || list->as_array().empty())
     fail(name, "a list of messages",
          list == nullptr    ? "no such key"
          : list->is_array() ? "an empty list"
                             : std::string(list->type_name()),
-         "Write [{\"role\": \"user\", \"content\": \"...\"}, ...].");
+         advice);
   std::vector<Message> messages;
   for (const io::Json& entry : list->as_array()) {
     const std::string path = name + "[" + std::to_string(messages.size()) + "]";
-    const auto member = [&](const char* member_name) -> const std::string& {
+    const auto member = [&](const std::string& member_name) -> const std::string& {
       const io::Json* value = entry.find(member_name);
       if (value == nullptr || !value->is_string())
         fail(path + "." + member_name, "a string",
-             value == nullptr ? "no such key" : std::string(value->type_name()),
-             "Write each message as {\"role\": ..., \"content\": ...}.");
+             value == nullptr ? "no such key" : std::string(value->type_name()), advice);
       return value->as_string();
     };
-    Message message{member("role"), member("content")};
-    if (message.role != "system" && message.role != "user" && message.role != "assistant")
-      fail(path + ".role", "system, user or assistant", "'" + message.role.substr(0, 80) + "'",
+    const io::Json* calls = entry.find("tool_calls");
+    if (calls != nullptr && !calls->is_null())
+      fail(path + ".tool_calls", "the call as text in " + content_key, "a list of calls",
+           "Write the call into " + content_key + ", as the model is to write it.");
+    const std::string& role = member(role_key);
+    Message message{role_of(role), member(content_key)};
+    if (message.role.empty())
+      fail(path + "." + role_key, "system, user, assistant or tool", "'" + role.substr(0, 80) + "'",
            "Rename the role.");
     if (message.role == "assistant" && message.content.empty())
-      fail(path + ".content", "an answer", "an empty string", "Remove the record or fill it in.");
+      fail(path + "." + content_key, "an answer", "an empty string",
+           "Remove the record or fill it in.");
     messages.push_back(std::move(message));
   }
   return messages;
+}
+
+void Row::require_answer(std::string_view word, const std::vector<Message>& messages) const {
+  if (std::none_of(messages.begin(), messages.end(),
+                   [](const Message& m) { return m.role == "assistant"; }))
+    fail(key(word), "a message of the assistant", "none", "Add the answer.");
 }
 
 Record Row::record() const {
@@ -197,19 +270,20 @@ Record Row::record() const {
 
 void for_each_row(const DatasetFile& file, const std::string& text, int64_t limit,
                   const std::function<void(const Row&)>& use) {
-  Scanner scanner(text);
-  scanner.skip_space();
-  if (!scanner.done() && scanner.peek() == '[') {
-    rows_of_array(file, scanner, limit, use);
-    return;
+  RowErrors errors;
+  const auto collect = [&](const Row& row) {
+    try {
+      use(row);
+    } catch (const DataError& error) {
+      errors.add(error);
+    }
+  };
+  try {
+    walk_rows(file, text, limit, collect);
+  } catch (const DataError& error) {  // no record at all: nothing behind it is read
+    errors.add(error);
   }
-  for (int64_t count = 0; limit == 0 || count < limit; ++count) {
-    scanner.skip_space();
-    if (scanner.done())
-      return;
-    const int64_t line = scanner.line();
-    use_row(file, line, scanner.take_line(), use);
-  }
+  errors.throw_if_any();
 }
 
 void check_columns(const DatasetFile& file, const std::vector<std::string>& words) {

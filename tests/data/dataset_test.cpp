@@ -67,6 +67,90 @@ TEST(DataFormats, ReadsEachFormatByItsKeys) {
   EXPECT_EQ(read("a.txt", "one\n\ntwo {").at(0).text, "one\n\ntwo {");
 }
 
+/// "role: content" of a record's messages.
+std::vector<std::string> turns(const Record& record) {
+  std::vector<std::string> result;
+  for (const Message& message : record.messages)
+    result.push_back(message.role + ": " + message.content);
+  return result;
+}
+
+using Turns = std::vector<std::string>;
+
+TEST(DataFormats, AlpacaJoinsInstructionAndInputAndTakesSystemAndHistory) {
+  const auto records = read("a.json", R"([
+    {"instruction": "Add.", "input": "1 2", "output": "3"},
+    {"instruction": "Say hi", "input": "", "output": "hi", "system": "Be brief.",
+     "history": [["q", "a"]]}])");
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_EQ(turns(records[0]), (Turns{"user: Add.\n1 2", "assistant: 3"}));
+  EXPECT_EQ(turns(records[1]), (Turns{"system: Be brief.", "user: q", "assistant: a",
+                                      "user: Say hi", "assistant: hi"}));
+  EXPECT_FALSE(records[0].raw);
+  const auto mapped = read("a.jsonl", R"({"q": "Add.", "a": "3"})", "alpaca",
+                           {{"instruction", "q"}, {"output", "a"}});
+  EXPECT_EQ(turns(mapped.at(0)), (Turns{"user: Add.", "assistant: 3"}));
+}
+
+TEST(DataFormats, ShareGptTurnsItsRolesIntoOurs) {
+  const auto records = read("a.json", R"([{"system": "S", "tools": "[{\"name\": \"f\"}]",
+    "conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "call f"},
+                      {"from": "observation", "value": "1"}, {"from": "gpt", "value": "one"}]
+}])");
+  EXPECT_EQ(turns(records.at(0)),
+            (Turns{"system: S\n\nYou can call these tools: [{\"name\": \"f\"}]", "user: q",
+                   "assistant: call f", "tool: 1", "assistant: one"}));
+  const auto plain = read("a.json", R"([{"conversations": [{"from": "system", "value": "S"},
+    {"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}], "tools": "[]"}])");
+  EXPECT_EQ(turns(plain.at(0)), (Turns{"system: S", "user: q", "assistant: a"}));
+}
+
+TEST(DataFormats, OpenAiMessagesMayHaveOtherKeysForRoleAndContent) {
+  const auto records =
+      read("a.jsonl",
+           R"({"m": [{"r": "user", "c": "q"}, {"r": "tool", "c": "1"}, {"r": "model", "c": "a"}]})",
+           "openai", {{"messages", "m"}, {"role", "r"}, {"content", "c"}});
+  EXPECT_EQ(turns(records.at(0)), (Turns{"user: q", "tool: 1", "assistant: a"}));
+  expect_error<DataError>(
+      [] {
+        read("a.jsonl",
+             R"({"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]})");
+      },
+      {"a.jsonl:1: messages[0].tool_calls", "as text"});
+}
+
+TEST(DataFormats, TellsAllWrongRecordsAtOnce) {
+  std::string text =
+      "{\"instruction\": \"i\", \"output\": \"\"}\n"
+      "{\"instruction\": \"i\", \"output\": \"o\"}\n"
+      "{\"instruction\": 3, \"output\": \"o\"}\n";
+  expect_error<DataError>([&] { read("f.jsonl", text); },
+                          {"f.jsonl:1: output: expected an answer", "f.jsonl:3: instruction"});
+  for (int i = 0; i < 12; ++i)
+    text += "{\"instruction\": \"i\"}\n";
+  expect_error<DataError>([&] { read("f.jsonl", text); }, {"f.jsonl:4: output", "and 4 more"});
+  expect_error<DataError>([&] { read("f.jsonl", "{\"text\": 1}\n{\"text\": "); },
+                          {"f.jsonl:1: text", "f.jsonl:2"});
+  expect_error<DataError>(
+      [] { read("f.jsonl", R"({"conversations": [{"from": "narrator", "value": "x"}]})"); },
+      {"f.jsonl:1: conversations[0].from", "'narrator'"});
+  expect_error<DataError>(
+      [] { read("f.jsonl", R"({"conversations": [{"from": "human", "value": "x"}]})"); },
+      {"f.jsonl:1: conversations", "assistant"});
+}
+
+TEST(DataFormats, ReadTheRealFiles) {
+  if (!testing::fs::exists(testing::shared("corpora")))
+    GTEST_SKIP() << "no corpora beside the project";
+  for (const auto& [name, count] : {std::pair<const char*, std::size_t>{"alpaca_en_demo.json", 999},
+                                    {"glaive_toolcall_en_demo.json", 300},
+                                    {"identity.json", 91}}) {
+    const auto records =
+        read_records({testing::shared(std::string("corpora/") + name), "auto", {}});
+    EXPECT_GE(records.size(), count) << name;
+  }
+}
+
 TEST(DataFormats, ReadsMessagesInCompletionRecordsAndMappedColumns) {
   const std::string row =
       R"({"q": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],)"
@@ -96,8 +180,8 @@ TEST(DataFormats, ErrorsNameFileLineAndKey) {
   expect_error<DataError>([&] { read("f.json", "[\n {\"messages\": [{\"role\": \"user\"}]}]"); },
                           {"f.json:2: messages[0].content: expected a string"});
   expect_error<DataError>(
-      [&] { read("f.jsonl", "{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}"); },
-      {"f.jsonl:1: messages[0].role: expected system, user or assistant, found 'tool'"});
+      [&] { read("f.jsonl", "{\"messages\": [{\"role\": \"critic\", \"content\": \"x\"}]}"); },
+      {"f.jsonl:1: messages[0].role: expected system, user, assistant or tool, found 'critic'"});
   expect_error<DataError>(
       [&] { read("f.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}"); },
       {"f.jsonl:1: messages: expected a message of the assistant"});
@@ -113,10 +197,10 @@ TEST(DataFormats, ErrorsNameFileLineAndKey) {
 
 TEST(DataFormats, RefusesNamesUnknownOrToCome) {
   const std::string good = "{\"prompt\": \"p\", \"completion\": \"c\"}\n";
-  for (const char* coming : {"alpaca", "sharegpt", "openai", "preference"})
+  for (const char* coming : {"preference"})
     expect_error<UnsupportedError>([&] { read("f.jsonl", good, coming); },
                                    {"f.jsonl", coming, "docs/status.md"});
-  expect_error<UnsupportedError>([&] { read("f.jsonl", "{\"instruction\": \"i\"}"); }, {"alpaca"});
+  expect_error<UnsupportedError>([&] { read("f.jsonl", "{\"chosen\": \"i\"}"); }, {"preference"});
   expect_error<ConfigError>([&] { read("f.jsonl", good, "completions"); },
                             {"did you mean 'completion'"});
   expect_error<ConfigError>(
