@@ -2,6 +2,7 @@
 #include "core/registry.h"
 
 #include "optim/adamw.h"
+#include "optim/sgd.h"
 
 namespace shardtune::optim {
 
@@ -9,7 +10,8 @@ namespace {
 using OptimizerFactory = std::unique_ptr<Optimizer> (*)(const io::YamlNode& section);
 
 const Registry<OptimizerFactory>& optimizers() {
-  static const Registry<OptimizerFactory> table("optimizer.name", {{"adamw", &make_adamw}});
+  static const Registry<OptimizerFactory> table("optimizer.name",
+                                                {{"adamw", &make_adamw}, {"sgd", &make_sgd}});
   return table;
 }
 }  // namespace

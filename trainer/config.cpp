@@ -317,17 +317,39 @@ std::string number_text(double value) {
   return buffer;
 }
 
+std::vector<std::pair<std::string, std::string>> sgd_keys(const YamlNode& section) {
+  const io::NumberRange share{0.0, 1.0, false, true};
+  return {{"dampening", number_text(section.number_or("dampening", 0.0, share))},
+          {"momentum", number_text(section.number_or("momentum", 0.0, share))},
+          {"nesterov", section.boolean_or("nesterov", false) ? "true" : "false"}};
+}
+
+/// What stands between the optimizer and the offload of its states.
+void check_offloaded_states(const YamlNode& root, const RunConfig& config) {
+  if (!config.parallel.offload_optimizer.is_nvme() || config.optimizer.optimizer == nullptr ||
+      !config.optimizer.optimizer->state_names().empty())
+    return;
+  const YamlNode zero = root.section("parallel").section("zero_optimization");
+  zero.error("offload_optimizer",
+             "expected an optimizer with states, found sgd without momentum, which has none. "
+             "Remove offload_optimizer, or set optimizer.momentum.");
+}
+
 void read_optimizer(const YamlNode& root, OptimizerSection& optimizer) {
   const YamlNode section = open_section(root, "optimizer");
   optimizer.name = section.choice_or("name", "adamw", optim::optimizer_names());
   optimizer.weight_decay = section.number_or("weight_decay", 0.0, {0.0, 1e6});
-  const io::NumberRange beta{0.0, 1.0, false, true};
-  const std::vector<double> betas = section.numbers_or("betas", {0.9, 0.999}, beta);
-  std::string list;
-  for (const double value : betas)
-    list += (list.empty() ? "" : ", ") + number_text(value);
-  optimizer.keys = {{"betas", "[" + list + "]"},
-                    {"eps", number_text(section.number_or("eps", 1e-8, {0.0, 1.0, true}))}};
+  if (optimizer.name == "sgd") {
+    optimizer.keys = sgd_keys(section);
+  } else {
+    const io::NumberRange beta{0.0, 1.0, false, true};
+    const std::vector<double> betas = section.numbers_or("betas", {0.9, 0.999}, beta);
+    std::string list;
+    for (const double value : betas)
+      list += (list.empty() ? "" : ", ") + number_text(value);
+    optimizer.keys = {{"betas", "[" + list + "]"},
+                      {"eps", number_text(section.number_or("eps", 1e-8, {0.0, 1.0, true}))}};
+  }
   optimizer.optimizer = optim::make_optimizer(section);
   section.finish();
 }
@@ -359,6 +381,7 @@ RunConfig parse_config(std::string_view text, const std::string& name,
   read_training(root, config.training, findings);
   read_optimizer(root, config.optimizer);
   read_parallel(root, config, findings);
+  check_offloaded_states(root, config);
   read_run_folder(root, config, findings);
   root.finish();
   findings.throw_if_any();

@@ -123,6 +123,38 @@ TEST_F(Plan, CountsOffloadToTheByte) {
                  2);
 }
 
+TEST_F(Plan, CountsTheStatesOfEachOptimizerToTheByte) {
+  const auto states_of = [&](const std::string& options) {
+    const Outcome plan = folder_.run("plan run.yaml --json " + options);
+    EXPECT_EQ(plan.code, 0) << plan.err;
+    const io::Json document = io::parse_json(plan.out, "plan --json");
+    for (const io::Json& row : document.find("memory")->as_array()) {
+      if (row.find("name")->as_string() == "optimizer states")
+        return integer_of(row, "bytes");
+    }
+    return int64_t{0};
+  };
+  const auto held_by = [&](const std::string& options) {
+    const Outcome train =
+        folder_.run("train run.yaml --json --resume never --set training.max_steps=1 " + options);
+    EXPECT_EQ(train.code, 0) << train.err;
+    return io::parse_json(train.out, "train --json")
+        .find("rank_held_bytes")
+        ->as_array()[0]
+        .as_integer();
+  };
+  const std::string plain = "--set optimizer.name=sgd";
+  const std::string momentum = plain + " --set optimizer.momentum=0.9";
+  const int64_t without_states = held_by(plain);
+  EXPECT_EQ(states_of(plain), 0);
+  EXPECT_GT(states_of(momentum), 0);
+  for (const std::string& options : {momentum, std::string("--set optimizer.name=adamw")})
+    EXPECT_EQ(states_of(options), held_by(options) - without_states) << options;
+  expect_exact(momentum +
+               " --set 'parallel.zero_optimization.offload_optimizer={device: nvme, "
+               "nvme_path: .}'");
+}
+
 TEST_F(Plan, TellsTheSwapFilesOfRankAndMachine) {
   const Outcome outcome = folder_.run(
       "plan run.yaml --ranks 2 --set parallel.zero_optimization.stage=2"

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 #include "optim/optimizer.h"
 
@@ -34,6 +35,35 @@ TEST(OptimizerRegistry, TellsEveryProblemWithItsLine) {
     })) << text;
   }
   EXPECT_EQ(errors_of("optimizer: {betas: [0.9]}").size(), 1u);
+}
+
+TEST(OptimizerRegistry, BuildsSgdFromItsSection) {
+  io::ConfigErrors errors;
+  const auto build = [&](const std::string& text) {
+    const auto root = io::YamlNode::parse(text, "run.yaml", errors);
+    const auto node = root.section("optimizer");
+    const auto names = make_optimizer(node)->state_names();
+    node.finish();
+    return names;
+  };
+  EXPECT_TRUE(build("optimizer: {name: sgd}").empty());
+  EXPECT_EQ(build("optimizer: {name: sgd, momentum: 0.9, nesterov: true}"),
+            std::vector<std::string>{"momentum_buffer"});
+  EXPECT_TRUE(errors.messages().empty());
+  build("optimizer:\n  name: sgd\n  nesterov: true\n");
+  build("optimizer:\n  name: sgd\n  momentum: 0.9\n  dampening: 0.1\n  nesterov: true\n");
+  build("optimizer:\n  name: sgd\n  betas: [0.9, 0.9]\n");
+  build("optimizer:\n  name: sgd\n  momentum: 1\n");
+  const std::vector<std::array<const char*, 2>> expected{
+      {"run.yaml:3", "without a momentum above 0"},
+      {"run.yaml:4", "beside 'nesterov: true', found 0.1"},
+      {"run.yaml:3", "unknown key 'betas'"},
+      {"run.yaml:3", "expected a number >= 0 and < 1, found 1"}};
+  ASSERT_EQ(errors.messages().size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    for (const char* text : expected[i])
+      EXPECT_NE(errors.messages()[i].find(text), std::string::npos) << errors.messages()[i];
+  }
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
-"""Golden values of tests/optim: torch.optim.AdamW steps and transformers' schedules.
+"""Golden values of tests/optim: steps of torch.optim.AdamW and SGD, and transformers' schedules.
 
 Made with torch 2.11.0 (CPU, default single-tensor form) and transformers 5.23.0:
     python tests/golden/optim/generate.py
 adamw.txt: per case a line of options, then rows of fp32 bit patterns in hexadecimal:
 `parameter`, then per step `gradient`, `parameter`, `exp_avg`, `exp_avg_sq`.
+sgd.txt: the same with `parameter`, then per step `gradient`, `parameter`, `momentum_buffer`.
 schedules.txt: per case `type total warmup`, then the factors of steps 0..total+1 as %.17g.
 clip.txt: per case max_norm, the gradient before and after clip_grad_norm_ as bit patterns.
 """
@@ -50,6 +51,33 @@ def write_adamw():
     (HERE / "adamw.txt").write_text("\n".join(lines) + "\n")
 
 
+def sgd_cases():
+    #      lr    decay  momentum  dampening  nesterov
+    yield 1e-2, 0.0, 0.0, 0.0, False
+    yield 1e-1, 0.1, 0.9, 0.0, False
+    yield 5e-2, 0.01, 0.5, 0.25, False
+    yield 1e-3, 0.5, 0.95, 0.0, True
+
+
+def write_sgd():
+    lines = []
+    for index, (lr, decay, momentum, dampening, nesterov) in enumerate(sgd_cases()):
+        generator = torch.Generator().manual_seed(200 + index)
+        parameter = torch.nn.Parameter(torch.randn(NUM_ELEMENTS, generator=generator))
+        optimizer = torch.optim.SGD([parameter], lr=lr, momentum=momentum, dampening=dampening,
+                                    nesterov=nesterov, weight_decay=decay)
+        lines.append(f"case {lr!r} {decay!r} {momentum!r} {dampening!r} {int(nesterov)} {NUM_STEPS}")
+        lines.append(row("parameter", parameter))
+        for _ in range(NUM_STEPS):
+            gradient = torch.randn(NUM_ELEMENTS, generator=generator)
+            parameter.grad = gradient.clone()
+            optimizer.step()
+            buffer = optimizer.state[parameter].get("momentum_buffer")
+            lines += [row("gradient", gradient), row("parameter", parameter),
+                      row("momentum_buffer", torch.zeros(NUM_ELEMENTS) if buffer is None else buffer)]
+    (HERE / "sgd.txt").write_text("\n".join(lines) + "\n")
+
+
 def write_schedules():
     lines = []
     for name in ("constant", "constant_with_warmup", "linear", "cosine"):
@@ -77,5 +105,6 @@ def write_clip():
 
 
 write_adamw()
+write_sgd()
 write_schedules()
 write_clip()
