@@ -81,27 +81,50 @@ std::span<std::byte> BlockFile::add_buffer(int64_t num_bytes) {
 }
 
 IoTicket BlockFile::write(RegionId first, int64_t count, std::span<std::byte> buffer) {
-  return begin(IoKind::kWrite, first, count, buffer);
+  Transfer transfer = whole_regions(IoKind::kWrite, first, count);
+  return begin(std::move(transfer), extent_bytes(first, count), buffer);
 }
 
 IoTicket BlockFile::read(RegionId first, int64_t count, std::span<std::byte> buffer) {
-  return begin(IoKind::kRead, first, count, buffer);
+  Transfer transfer = whole_regions(IoKind::kRead, first, count);
+  return begin(std::move(transfer), extent_bytes(first, count), buffer);
 }
 
-IoTicket BlockFile::begin(IoKind kind, RegionId first, int64_t count, std::span<std::byte> buffer) {
-  throw_if_failed();
-  const int64_t bytes = extent_bytes(first, count);
-  if (static_cast<int64_t>(buffer.size()) < bytes)
-    throw ArgumentError(file_.path() + ": expected a buffer of " + std::to_string(bytes) +
-                        " bytes, found " + std::to_string(buffer.size()));
+BlockFile::Transfer BlockFile::whole_regions(IoKind kind, RegionId first, int64_t count) const {
   Transfer transfer;
   transfer.kind = kind;
   transfer.first = static_cast<int64_t>(first);
   transfer.count = count;
   transfer.offset = count > 0 ? region(first).offset : 0;
+  return transfer;
+}
+
+int64_t BlockFile::blocks_bytes(RegionId id, int64_t first, int64_t count) const {
+  const Region& target = region(id);
+  if (first < 0 || count < 1 || first + count > ceil_div(target.num_bytes, kBlockBytes))
+    throw ArgumentError(file_.path() + ": " + target.name + ": expected blocks below " +
+                        std::to_string(ceil_div(target.num_bytes, kBlockBytes)) + ", found [" +
+                        std::to_string(first) + ", " + std::to_string(first + count) + ")");
+  return std::min(padded(target.num_bytes), (first + count) * kBlockBytes) - first * kBlockBytes;
+}
+
+IoTicket BlockFile::read_blocks(RegionId id, int64_t first, int64_t count,
+                                std::span<std::byte> buffer) {
+  const int64_t bytes = blocks_bytes(id, first, count);
+  Transfer transfer = whole_regions(IoKind::kRead, id, 1);
+  transfer.first_block = first;
+  transfer.offset += first * kBlockBytes;
+  return begin(std::move(transfer), bytes, buffer);
+}
+
+IoTicket BlockFile::begin(Transfer transfer, int64_t bytes, std::span<std::byte> buffer) {
+  throw_if_failed();
+  if (static_cast<int64_t>(buffer.size()) < bytes)
+    throw ArgumentError(file_.path() + ": expected a buffer of " + std::to_string(bytes) +
+                        " bytes, found " + std::to_string(buffer.size()));
   transfer.bytes = buffer.first(static_cast<size_t>(bytes));
-  transfer.chunks.resize(static_cast<size_t>(ceil_div(bytes, kBlockBytes)));
-  if (kind == IoKind::kWrite)
+  transfer.chunks.resize(static_cast<size_t>(ceil_div(bytes, kRequestBytes)));
+  if (transfer.kind == IoKind::kWrite)
     note_written(transfer);
   const int64_t ticket = next_ticket_++;
   std::vector<IoRequest> requests;
@@ -135,9 +158,9 @@ std::span<const std::byte> BlockFile::payload(const Transfer& transfer, const Re
 }
 
 IoRequest BlockFile::request_for(int64_t ticket, const Transfer& transfer, size_t chunk) const {
-  const int64_t begin = static_cast<int64_t>(chunk) * kBlockBytes + transfer.chunks[chunk].moved;
+  const int64_t begin = static_cast<int64_t>(chunk) * kRequestBytes + transfer.chunks[chunk].moved;
   const int64_t end = std::min(static_cast<int64_t>(transfer.bytes.size()),
-                               (static_cast<int64_t>(chunk) + 1) * kBlockBytes);
+                               (static_cast<int64_t>(chunk) + 1) * kRequestBytes);
   return {transfer.kind, transfer.offset + begin,
           transfer.bytes.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
           (static_cast<uint64_t>(ticket) << kChunkBits) | chunk};
@@ -175,7 +198,7 @@ void BlockFile::wait(IoTicket ticket) {
     throw ArgumentError(file_.path() + ": waited twice for ticket " +
                         std::to_string(static_cast<int64_t>(ticket)));
   Transfer& transfer = found->second;
-  Position next{transfer.first, 0};
+  Position next{transfer.first, transfer.first_block};
   try {
     for (size_t i = 0; i < transfer.chunks.size(); ++i) {
       while (!transfer.chunks[i].done)
@@ -184,7 +207,7 @@ void BlockFile::wait(IoTicket ticket) {
         throw_failed(transfer, i);
       // What has arrived is checked while the rest is on its way.
       if (transfer.kind == IoKind::kRead)
-        check_blocks(transfer, next, (static_cast<int64_t>(i) + 1) * kBlockBytes);
+        check_blocks(transfer, next, (static_cast<int64_t>(i) + 1) * kRequestBytes);
     }
   } catch (const Error& error) {
     failure_ = error;
@@ -225,7 +248,7 @@ std::string BlockFile::place(int64_t file_offset) const {
 
 void BlockFile::throw_failed(const Transfer& transfer, size_t chunk) const {
   const int64_t offset =
-      transfer.offset + static_cast<int64_t>(chunk) * kBlockBytes + transfer.chunks[chunk].moved;
+      transfer.offset + static_cast<int64_t>(chunk) * kRequestBytes + transfer.chunks[chunk].moved;
   const auto error = static_cast<int>(transfer.chunks[chunk].error);
   const std::string where = file_.path() + ": " + place(offset) + ": ";
   if (transfer.kind == IoKind::kWrite)

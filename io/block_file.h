@@ -1,4 +1,4 @@
-// An asynchronous store of bytes in a SwapFile: named regions, cut into blocks of 1 MiB, each with
+// An asynchronous store of bytes in a SwapFile: named regions, cut into blocks of 64 KiB, each with
 // CRC-32C and the number of its write (its generation). Writes and reads are begun, go on while the
 // caller computes, and are waited for by ticket; keeping two buffers in turn is the caller's.
 //
@@ -35,7 +35,8 @@ enum class IoTicket : int64_t {};
 
 class BlockFile {
  public:
-  static constexpr int64_t kBlockBytes = 1 << 20;
+  static constexpr int64_t kBlockBytes = 64 << 10;   // with a checksum of their own
+  static constexpr int64_t kRequestBytes = 1 << 20;  // moved at a time
 
   /// The file must outlive this object.
   explicit BlockFile(SwapFile& file) : file_(file) {}
@@ -60,6 +61,10 @@ class BlockFile {
   /// Begins; the buffer (of add_buffer(), at least extent_bytes()) stays untouched until wait().
   IoTicket write(RegionId first, int64_t count, std::span<std::byte> buffer);
   IoTicket read(RegionId first, int64_t count, std::span<std::byte> buffer);
+  /// Blocks [first, first + count) of one region; the buffer holds their bytes alone.
+  IoTicket read_blocks(RegionId region, int64_t first, int64_t count, std::span<std::byte> buffer);
+  /// Bytes that they take in file and buffer.
+  int64_t blocks_bytes(RegionId region, int64_t first, int64_t count) const;
   /// Waits for the end of one write or read; of a read, checks every block. Each ticket once.
   void wait(IoTicket ticket);
 
@@ -84,7 +89,8 @@ class BlockFile {
     IoKind kind = IoKind::kRead;
     int64_t first = 0;
     int64_t count = 0;
-    int64_t offset = 0;  // in the file
+    int64_t first_block = 0;  // of the first region
+    int64_t offset = 0;       // in the file
     std::span<std::byte> bytes;
     std::vector<Chunk> chunks;
   };
@@ -95,7 +101,8 @@ class BlockFile {
   };
 
   const Region& region(RegionId id) const;
-  IoTicket begin(IoKind kind, RegionId first, int64_t count, std::span<std::byte> buffer);
+  Transfer whole_regions(IoKind kind, RegionId first, int64_t count) const;
+  IoTicket begin(Transfer transfer, int64_t bytes, std::span<std::byte> buffer);
   IoRequest request_for(int64_t ticket, const Transfer& transfer, size_t chunk) const;
   void take_result(const IoResult& result);
   static std::span<const std::byte> payload(const Transfer& transfer, const Region& target,

@@ -1,11 +1,38 @@
 #include "parallel/frozen_swap.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "core/checked.h"
 
 namespace shardtune::parallel {
+
+namespace {
+constexpr int64_t kBlock = io::BlockFile::kBlockBytes;
+}  // namespace
+
+std::vector<int64_t> blocks_of_rows(std::span<const int32_t> rows, int64_t row_bytes) {
+  std::vector<int64_t> blocks;
+  for (const int32_t row : rows) {
+    for (int64_t b = row * row_bytes / kBlock; b * kBlock < (row + 1) * row_bytes; ++b)
+      blocks.push_back(b);
+  }
+  std::ranges::sort(blocks);
+  blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
+  return blocks;
+}
+
+int64_t bytes_of_blocks(std::span<const int64_t> blocks, int64_t num_bytes) {
+  int64_t total = 0;
+  for (const int64_t block : blocks)
+    total += std::min(round_up(num_bytes, io::kIoAlignment) - block * kBlock, kBlock);
+  return total;
+}
+
+io::RegionId FrozenSwap::region_of(const Unit& unit, int64_t part) const {
+  return io::RegionId{narrow<int32_t>(static_cast<int64_t>(unit.first) + part)};
+}
 
 bool FrozenSwap::is_placed(UnitId unit) const {
   const auto index = static_cast<size_t>(unit);
@@ -27,8 +54,7 @@ void FrozenSwap::place(UnitId id, std::span<const Part> parts) {
 void FrozenSwap::store(UnitId id, int64_t part, io::AlignedBuffer bytes) {
   finish_write();
   written_ = std::move(bytes);
-  const io::RegionId region{narrow<int32_t>(static_cast<int64_t>(at(id).first) + part)};
-  writing_ = store_.write(region, 1, written_.bytes());
+  writing_ = store_.write(region_of(at(id), part), 1, written_.bytes());
 }
 
 void FrozenSwap::finish_write() {
@@ -37,17 +63,17 @@ void FrozenSwap::finish_write() {
   written_ = io::AlignedBuffer();
 }
 
-void FrozenSwap::seal() {
+void FrozenSwap::seal(int read_ahead) {
   finish_write();
   int64_t largest = 0;
   for (const Unit& unit : units_) {
     if (unit.is_placed)
       largest = std::max(largest, store_.extent_bytes(unit.first, unit.num_parts));
   }
-  constexpr int kNumSpares = 2;
-  for (int i = 0; i < kNumSpares; ++i)
+  const int num_spares = read_ahead + 1;
+  for (int i = 0; i < num_spares; ++i)
     spares_.push_back(store_.add_buffer(largest));
-  buffer_bytes_ = peak_buffer_bytes_ = kNumSpares * largest;
+  buffer_bytes_ = peak_buffer_bytes_ = num_spares * largest;
   sealed_ = true;
 }
 
@@ -91,7 +117,7 @@ void FrozenSwap::release(UnitId id) noexcept {
     return;
   Unit& unit = at(id);
   if (unit.own.bytes().empty()) {
-    spares_.push_back(unit.buffer);  // room for both was made at seal()
+    spares_.push_back(unit.buffer);  // room for all was made at seal()
   } else {
     buffer_bytes_ -= static_cast<int64_t>(unit.own.bytes().size());
     unit.own = io::AlignedBuffer();
@@ -100,11 +126,61 @@ void FrozenSwap::release(UnitId id) noexcept {
   unit.is_held = false;
 }
 
+namespace {
+/// The part of a row that lies in one block.
+struct RowSegment {
+  int64_t in_block, in_row, num_bytes;
+};
+RowSegment segment_of(int64_t row, int64_t row_bytes, int64_t block) {
+  const int64_t begin = std::max(row * row_bytes, block * kBlock);
+  const int64_t end = std::min((row + 1) * row_bytes, (block + 1) * kBlock);
+  return {begin - block * kBlock, begin - row * row_bytes, end - begin};
+}
+}  // namespace
+
+void FrozenSwap::read_rows(UnitId id, int64_t part, int64_t row_bytes, const RowFetch& fetch) {
+  const Unit& unit = at(id);
+  const auto copy = [&](const std::byte* block_bytes, int64_t block) {
+    for (size_t i = 0; i < fetch.rows.size(); ++i) {
+      const RowSegment segment = segment_of(fetch.rows[i], row_bytes, block);
+      if (segment.num_bytes > 0)
+        std::memcpy(fetch.out.data() + static_cast<int64_t>(i) * row_bytes + segment.in_row,
+                    block_bytes + segment.in_block, static_cast<size_t>(segment.num_bytes));
+    }
+  };
+  const std::vector<int64_t> blocks = blocks_of_rows(fetch.rows, row_bytes);
+  if (unit.is_held) {
+    for (const int64_t block : blocks)
+      copy(data(id, part) + block * kBlock, block);
+    return;
+  }
+  finish_write();
+  if (row_blocks_.bytes().empty()) {
+    row_blocks_ = io::AlignedBuffer(kRowBufferBytes);
+    buffer_bytes_ += kRowBufferBytes;
+    peak_buffer_bytes_ = std::max(peak_buffer_bytes_, buffer_bytes_);
+  }
+  const io::RegionId region = region_of(unit, part);
+  const auto slot = [&](size_t i) { return row_blocks_.bytes().subspan(i * kBlock, kBlock); };
+  constexpr size_t kSlots = kRowBufferBytes / kBlock;
+  for (size_t first = 0; first < blocks.size(); first += kSlots) {
+    const size_t count = std::min(kSlots, blocks.size() - first);
+    std::vector<io::IoTicket> tickets;
+    for (size_t i = 0; i < count; ++i) {
+      tickets.push_back(store_.read_blocks(region, blocks[first + i], 1, slot(i)));
+      read_bytes_ += store_.blocks_bytes(region, blocks[first + i], 1);
+    }
+    for (size_t i = 0; i < count; ++i) {
+      store_.wait(tickets[i]);
+      copy(slot(i).data(), blocks[first + i]);
+    }
+  }
+}
+
 std::byte* FrozenSwap::data(UnitId id, int64_t part) const {
   const Unit& unit = at(id);
   SHARDTUNE_ASSERT(unit.is_held && !unit.reading);
-  const io::RegionId region{narrow<int32_t>(static_cast<int64_t>(unit.first) + part)};
-  return unit.buffer.data() + store_.offset_in_extent(unit.first, region);
+  return unit.buffer.data() + store_.offset_in_extent(unit.first, region_of(unit, part));
 }
 
 }  // namespace shardtune::parallel

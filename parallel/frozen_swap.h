@@ -1,8 +1,8 @@
 // Frozen bytes of units on NVMe: stored as they are published, brought into a buffer before a unit
-// works, let go after. Two buffers of the largest unit's size are taken at seal(): one for the unit
-// at work, one for the unit that is read ahead; a unit that comes while both are held gets a buffer
-// of its own for as long as it stays. A unit's parts stand side by side in file and buffer, each at
-// a multiple of 4 KiB. One thread at a time.
+// works, let go after. Buffers of the largest unit's size are taken at seal(): one for the unit at
+// work, one for each that is read ahead; a unit that comes while all are held gets a buffer of its
+// own for as long as it stays. Rows of a table are read by the blocks that hold them. A unit's
+// parts stand side by side in file and buffer, each at a multiple of 4 KiB. One thread at a time.
 // Errors  those of io/block_file.h, from every function that may wait
 #pragma once
 
@@ -17,8 +17,16 @@
 
 namespace shardtune::parallel {
 
+/// Blocks of a matrix that hold some of its rows, ascending, each once.
+std::vector<int64_t> blocks_of_rows(std::span<const int32_t> rows, int64_t row_bytes);
+/// What reading them moves, of a matrix of num_bytes.
+int64_t bytes_of_blocks(std::span<const int64_t> blocks, int64_t num_bytes);
+
 class FrozenSwap {
  public:
+  /// Blocks that read_rows() has in memory at once.
+  static constexpr int64_t kRowBufferBytes = 2 << 20;
+
   struct Part {
     std::string name;
     int64_t num_bytes = 0;
@@ -32,8 +40,8 @@ class FrozenSwap {
   void place(UnitId unit, std::span<const Part> parts);
   /// Begins to write a part's bytes. A unit that is held keeps the old ones until it is released.
   void store(UnitId unit, int64_t part, io::AlignedBuffer bytes);
-  /// After every place().
-  void seal();
+  /// After every place(). Takes the buffers.
+  void seal(int read_ahead);
 
   /// Begins to read a unit. ArgumentError: it is held.
   void prefetch(UnitId unit);
@@ -41,11 +49,14 @@ class FrozenSwap {
   void acquire(UnitId unit);
   void release(UnitId unit) noexcept;
   bool is_held(UnitId unit) const { return is_placed(unit) && at(unit).is_held; }
+  /// Copies rows of a part, a matrix of row_bytes a row, to `out` one after another: from the unit
+  /// where it is held, else from the blocks that hold them, each read once.
+  void read_rows(UnitId unit, int64_t part, int64_t row_bytes, const RowFetch& fetch);
   /// A part of an acquired unit.
   std::byte* data(UnitId unit, int64_t part) const;
 
   int64_t stored_bytes() const { return store_.num_bytes(); }
-  /// Of every prefetch() so far.
+  /// Of every prefetch(), and of read_rows(), so far.
   int64_t read_bytes() const { return read_bytes_; }
   int64_t peak_buffer_bytes() const { return peak_buffer_bytes_; }
 
@@ -62,11 +73,13 @@ class FrozenSwap {
 
   Unit& at(UnitId unit) { return units_[static_cast<size_t>(unit)]; }
   const Unit& at(UnitId unit) const { return units_[static_cast<size_t>(unit)]; }
+  io::RegionId region_of(const Unit& unit, int64_t part) const;
   void finish_write();
 
   std::vector<Unit> units_;
   std::vector<std::span<std::byte>> spares_;
-  io::AlignedBuffer written_;  // what `writing_` reads from
+  io::AlignedBuffer row_blocks_;  // from the first read_rows() on
+  io::AlignedBuffer written_;     // what `writing_` reads from
   std::optional<io::IoTicket> writing_;
   bool sealed_ = false;
   int64_t buffer_bytes_ = 0;

@@ -25,9 +25,10 @@ class NvmeResidency final : public UnitResidency {
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override {
     weights_->seal(shards, flat);
-    swap_.seal();
+    swap_.seal(kNvmeReadAhead);
   }
 
+  int read_ahead() const override { return kNvmeReadAhead; }
   void prefetch(UnitId unit) override { swap_.prefetch(unit); }
   void acquire(UnitId unit) override { swap_.acquire(unit); }
   void release(UnitId unit) noexcept override { swap_.release(unit); }
@@ -98,26 +99,13 @@ void NvmeResidency::publish(ParameterId id, std::span<const std::byte> bytes) {
   swap_.store(parameter.spec.unit, parts_[static_cast<size_t>(id)], std::move(buffer));
 }
 
-// Blocks are checked whole, so the units that hold the rows are read whole, one after another.
 void NvmeResidency::fetch_rows(std::span<const RowFetch> fetches) {
-  constexpr UnitId kNone{-1};
   const int64_t read_before = swap_.read_bytes();
-  UnitId brought = kNone;
-  const auto let_go = [&] {
-    if (brought != kNone)
-      swap_.release(brought);
-    brought = kNone;
-  };
   for (const RowFetch& fetch : fetches) {
-    const UnitId unit = table_.at(fetch.id).spec.unit;
-    if (!swap_.is_held(unit)) {
-      let_go();
-      swap_.acquire(unit);
-      brought = unit;
-    }
-    copy_rows(value(fetch.id), fetch);
+    const DeclaredParameter& table = table_.at(fetch.id);
+    swap_.read_rows(table.spec.unit, parts_[static_cast<size_t>(fetch.id)],
+                    table.num_bytes / table.spec.shape[0], fetch);
   }
-  let_go();
   rows_read_ += swap_.read_bytes() - read_before;
 }
 

@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "core/dry_run.h"
 #include "io/async_io.h"
+#include "parallel/frozen_swap.h"
 #include "parallel/host_pages.h"
 #include "parallel/sharded_store.h"
 
@@ -145,17 +146,17 @@ void PlannedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
   const int64_t largest = lay_out_units();
   if (maps())
     seal_mapped();
-  constexpr int kNumSpares = 2;  // at work, and fetched ahead
-  for (int i = 0; is_sharded_ && largest > 0 && i < kNumSpares; ++i)
+  const int num_spares = read_ahead() + 1;  // at work, and fetched ahead
+  for (int i = 0; is_sharded_ && largest > 0 && i < num_spares; ++i)
     spares_.emplace_back(Shape{largest}, DType::kUInt8);
-  bytes_.gather = is_sharded_ ? kNumSpares * largest : 0;
+  bytes_.gather = is_sharded_ ? num_spares * largest : 0;
   if (!is_on_nvme())
     return;
   int64_t largest_extent = 0;
   for (const Unit& of : units_)
     largest_extent = std::max(largest_extent, of.extent);
-  num_read_spares_ = kNumSpares;
-  bytes_.read_ahead = kNumSpares * largest_extent;
+  num_read_spares_ = num_spares;
+  bytes_.read_ahead = num_spares * largest_extent;
   hold_beside_pool(bytes_.read_ahead);
 }
 
@@ -260,7 +261,7 @@ void PlannedResidency::acquire(UnitId id) {
   if (std::erase(pending_, id) > 0)
     return;
   prefetch(id);
-  pending_.clear();
+  std::erase(pending_, id);
 }
 
 void PlannedResidency::release(UnitId id) noexcept {
@@ -273,6 +274,15 @@ void PlannedResidency::release(UnitId id) noexcept {
   of.buffer = Tensor();
 }
 
+void PlannedResidency::count_row_blocks(const DeclaredParameter& table, const RowFetch& fetch) {
+  const int64_t row_bytes = table.num_bytes / table.spec.shape[0];
+  traffic_.rows_read += bytes_of_blocks(blocks_of_rows(fetch.rows, row_bytes), table.num_bytes);
+  if (std::exchange(has_row_buffer_, true))
+    return;
+  bytes_.read_ahead += FrozenSwap::kRowBufferBytes;
+  hold_beside_pool(FrozenSwap::kRowBufferBytes);
+}
+
 void PlannedResidency::fetch_rows(std::span<const RowFetch> fetches) {
   if (maps())
     return;  // copied out of the ranks' memory
@@ -280,13 +290,14 @@ void PlannedResidency::fetch_rows(std::span<const RowFetch> fetches) {
   for (const RowFetch& fetch : fetches) {
     const DeclaredParameter& parameter = table_.at(fetch.id);
     Unit& of = unit(parameter.spec.unit);
+    if (!gathers_) {
+      if (is_on_nvme() && !of.is_read)
+        count_row_blocks(parameter, fetch);
+      continue;
+    }
     if (!of.is_read)
       traffic_.rows_read += of.extent;
     take_read_buffer(of);
-    if (!gathers_) {
-      drop_read_buffer(of);  // one unit after another
-      continue;
-    }
     constexpr size_t kRequestBytes = 8;  // of a row
     brought_.rows += static_cast<int64_t>(fetch.out.size() + fetch.rows.size() * kRequestBytes);
     const int64_t row_bytes = parameter.num_bytes / parameter.spec.shape[0];

@@ -48,7 +48,7 @@ struct ParameterBytes {
   int64_t master = 0;      // trainables in fp32
   int64_t bf16 = 0;        // their copies for products
   int64_t gather = 0;      // the two buffers for units that are gathered
-  int64_t read_ahead = 0;  // the two buffers for units or shards that are read from NVMe
+  int64_t read_ahead = 0;  // the buffers for what is read from NVMe
   int64_t shared = 0;      // of the base, in memory that all ranks of a host map
   int64_t mapped = 0;      // of base and master: this rank's part of such memory
   int64_t base() const { return codes + scales + dense; }
@@ -67,6 +67,7 @@ class PlannedResidency final : public UnitResidency {
 
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
+  int read_ahead() const override { return is_on_nvme() && !gathers_ ? kNvmeReadAhead : 1; }
   void prefetch(UnitId unit) override;
   void acquire(UnitId unit) override;
   void release(UnitId unit) noexcept override;
@@ -118,6 +119,7 @@ class PlannedResidency final : public UnitResidency {
   void take_buffer(Unit& unit, int64_t num_bytes);
   void hold_foreign(Unit& unit, bool holds) noexcept;
   void count_gather(const Unit& unit);
+  void count_row_blocks(const DeclaredParameter& table, const RowFetch& fetch);
   void take_read_buffer(Unit& unit);
   void drop_read_buffer(Unit& unit) noexcept;
 
@@ -133,6 +135,7 @@ class PlannedResidency final : public UnitResidency {
   Tensor master_weight_, bf16_;
   std::vector<Tensor> spares_;
   int num_read_spares_ = 0;
+  bool has_row_buffer_ = false;
   int64_t largest_ = 0;  // frozen parameter
   int64_t foreign_bytes_ = 0, peak_foreign_bytes_ = 0;
   std::vector<UnitId> pending_;

@@ -257,7 +257,7 @@ void ShardedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
     spares_.emplace_back(Shape{largest}, DType::kUInt8);
   buffer_bytes_ = peak_buffer_bytes_ = kNumSpares * largest;
   if (swap_)
-    swap_->seal();
+    swap_->seal(1);
   for (const auto& [id, bytes] : early_)
     scatter_weights(id, bytes);
   early_.clear();

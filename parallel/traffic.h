@@ -27,7 +27,7 @@ struct StoreTraffic {
   Traffic gradients;       // leaves to their owners; at stages 0 and 1 the finished gradient
   Traffic weights;         // stages 1 and 2: updated weights
   int64_t units_read = 0;  // from NVMe, with the padding of blocks
-  int64_t rows_read = 0;   // from NVMe, the units that hold the rows
+  int64_t rows_read = 0;   // from NVMe, the blocks (stage 3: units) that hold the rows
   StoreTraffic operator-(const StoreTraffic& other) const {
     return {units - other.units,           rows - other.rows,
             gradients - other.gradients,   weights - other.weights,

@@ -53,7 +53,10 @@ class UnitResidency {
   /// Collective, once, after every declaration.
   virtual void seal(const ShardLayout& shards, const FlatLayout& flat) = 0;
 
-  /// Starts to bring a unit while the caller goes on. One at a time; acquire() of it comes next.
+  /// Units that a walk may have under way at once.
+  virtual int read_ahead() const { return 1; }
+  /// Starts to bring a unit while the caller goes on. Units are acquired in the order of their
+  /// prefetches.
   virtual void prefetch(UnitId unit) = 0;
   /// Brings a unit, or waits for its prefetch, which is where an error of it comes out.
   virtual void acquire(UnitId unit) = 0;
@@ -82,6 +85,9 @@ class UnitResidency {
   /// What units and rows moved so far; not while a unit is under way.
   virtual StoreTraffic traffic() const { return {}; }
 };
+
+/// Units read ahead from NVMe into memory of their own: the head's chunks come in a burst.
+inline constexpr int kNvmeReadAhead = 3;
 
 /// Stages 0 to 2, and one rank at any stage: everything whole in memory.
 std::unique_ptr<UnitResidency> make_whole_residency(Communicator& comm, const ParameterTable& table,

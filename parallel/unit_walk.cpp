@@ -49,14 +49,29 @@ void UnitWalk::begin(std::span<const UnitId> units) {
       entries_.push_back(unit);
   }
   open_ = true;
-  next_ = 0;
+  next_ = ahead_ = 0;
   current_.reset();
-  prefetch_next();
+  prefetch_ahead();
 }
 
-void UnitWalk::prefetch_next() {
-  if (next_ < entries_.size() && entries_[next_] != kFetchRows)
-    residency_.prefetch(entries_[next_]);
+// Whether the unit of an entry is held, or fetched for an entry before it.
+bool UnitWalk::is_under_way(size_t entry) const {
+  const UnitId unit = entries_[entry];
+  const auto first = entries_.begin() + static_cast<std::ptrdiff_t>(next_);
+  const auto last = entries_.begin() + static_cast<std::ptrdiff_t>(entry);
+  return unit == current_ || is_leased(unit) || std::find(first, last, unit) != last;
+}
+
+// Stops at rows, which would wait behind units, and at a unit that has to be let go first.
+void UnitWalk::prefetch_ahead() {
+  ahead_ = std::max(ahead_, next_);
+  const size_t end =
+      std::min(entries_.size(), next_ + static_cast<size_t>(residency_.read_ahead()));
+  for (; ahead_ < end && entries_[ahead_] != kFetchRows; ++ahead_) {
+    if (ahead_ > next_ && is_under_way(ahead_))
+      return;
+    residency_.prefetch(entries_[ahead_]);
+  }
 }
 
 void UnitWalk::leave_current() {
@@ -79,7 +94,7 @@ void UnitWalk::acquire(UnitId unit) {
     if (open_) {
       current_ = unit;
       ++next_;
-      prefetch_next();
+      prefetch_ahead();
     }
   }
   ++leases;
@@ -103,7 +118,7 @@ void UnitWalk::fetch_rows(std::span<const RowFetch> fetches) {
     residency_.fetch_rows(fetches);
   }
   ++next_;
-  prefetch_next();
+  prefetch_ahead();
 }
 
 void UnitWalk::end() {

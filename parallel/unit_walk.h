@@ -1,7 +1,7 @@
 // The order in which units are leased. Gathers are collective, so all ranks must make the same ones
 // in the same order: a walk is a list fixed before it begins, the same at every stage, and every
 // lease is checked against it, also where nothing is gathered. Each entry of the list is brought
-// once, and the entry after the unit at work is fetched ahead.
+// once, and entries after the unit at work are fetched ahead, as many as the residency allows.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,8 @@ class UnitWalk {
   std::string place() const;
   void expect(UnitId found) const;
   void leave_current();
-  void prefetch_next();
+  bool is_under_way(size_t entry) const;
+  void prefetch_ahead();
   int64_t& num_leases(UnitId unit);
 
   const ParameterTable& table_;
@@ -58,6 +59,7 @@ class UnitWalk {
   bool open_ = false;
   std::vector<UnitId> entries_;
   size_t next_ = 0;
+  size_t ahead_ = 0;               // the first entry not under way
   std::optional<UnitId> current_;  // the last unit entered; kept until the next, leased or not
   std::vector<int64_t> num_leases_;
 };

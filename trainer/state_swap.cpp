@@ -7,7 +7,8 @@
 namespace shardtune::trainer {
 namespace {
 
-constexpr int64_t kPieceElements = io::BlockFile::kBlockBytes / static_cast<int64_t>(sizeof(float));
+constexpr int64_t kPieceElements =
+    io::BlockFile::kRequestBytes / static_cast<int64_t>(sizeof(float));
 constexpr int64_t kMaxGroupBytes = 8 << 20;
 
 }  // namespace

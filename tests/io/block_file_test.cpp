@@ -25,6 +25,7 @@ using testing::OtherWriter;
 using testing::scaled;
 
 constexpr int64_t kBlock = BlockFile::kBlockBytes;
+constexpr int64_t kRequest = BlockFile::kRequestBytes;
 
 /// Bytes that tell region and generation apart.
 void fill(std::span<std::byte> bytes, uint32_t seed) {
@@ -88,12 +89,48 @@ TEST_P(BlockFileModes, OddSizesComeBackAloneAndTogether) {
   }
 }
 
+TEST_P(BlockFileModes, SomeBlocksComeAloneAndChecked) {
+  const TempFolder folder;
+  SwapFile file(options_for(folder.path(), GetParam()));
+  BlockFile store(file);
+  store.add_region("first", 5000);
+  const RegionId region = store.add_region("table", 40 * kBlock + 77);
+  const auto out = store.add_buffer(store.num_bytes());
+  const auto in = store.add_buffer(20 * kBlock);
+  fill(out, 5);
+  write_all(store, out);
+  const auto table = out.subspan(static_cast<size_t>(store.offset_in_extent(RegionId{0}, region)));
+  for (const auto& [first, count] :
+       {std::pair<int64_t, int64_t>{0, 1}, {3, 18}, {39, 2}, {40, 1}}) {
+    const int64_t bytes = store.blocks_bytes(region, first, count);
+    EXPECT_EQ(bytes, first + count == 41 ? (count - 1) * kBlock + 4096 : count * kBlock);
+    std::ranges::fill(in, std::byte{0xee});
+    store.wait(store.read_blocks(region, first, count, in));
+    const int64_t payload = std::min(bytes, 40 * kBlock + 77 - first * kBlock);
+    EXPECT_EQ(std::memcmp(in.data(), table.data() + first * kBlock, static_cast<size_t>(payload)),
+              0)
+        << first;
+  }
+  EXPECT_THROW(store.read_blocks(region, 40, 2, in), ArgumentError);
+  EXPECT_THROW(store.read_blocks(region, -1, 2, in), ArgumentError);
+  // A bit of the last byte of block 20.
+  const OtherWriter other(file);
+  const int64_t at = 8192 + 21 * kBlock - 1;
+  std::vector<std::byte> byte = other.read(at, 1);
+  byte[0] ^= std::byte{4};
+  other.write(at, byte);
+  store.wait(store.read_blocks(region, 21, 3, in));
+  EXPECT_HAS(
+      message_of<CorruptBlockError>([&] { store.wait(store.read_blocks(region, 19, 2, in)); }),
+      "table, block 20: ");
+}
+
 TEST_P(BlockFileModes, ManyTransfersUnderWayEndInAnyOrder) {
   const TempFolder folder;
   SwapFile file(options_for(folder.path(), GetParam()));
   BlockFile store(file);
   constexpr int kRegions = 60;  // with three requests each, more than the queue is deep
-  constexpr int64_t kSize = 2 * kBlock + 4096;
+  constexpr int64_t kSize = 2 * kRequest + 4096;
   for (int i = 0; i < kRegions; ++i)
     store.add_region("tensor " + std::to_string(i), kSize);
   const auto out = store.add_buffer(store.num_bytes());
@@ -260,10 +297,10 @@ TEST(BlockFile, ErrorsOfTheDeviceNameTheBlock) {
   for (const IoKind kind : {IoKind::kWrite, IoKind::kRead}) {
     for (const int error : {EIO, ENOSPC, ENODEV}) {
       SwapFile file(failing(folder.path(), [&](const IoRequest& request, int64_t count) {
-        return request.kind == kind && request.offset >= kBlock ? -error : count;
+        return request.kind == kind && request.offset >= kRequest ? -error : count;
       }));
       BlockFile store(file);
-      store.add_region("exp_avg", kBlock + 1);
+      store.add_region("exp_avg", kRequest + 1);
       const auto buffer = store.add_buffer(store.num_bytes());
       const auto body = [&] {
         write_all(store, buffer);
@@ -271,7 +308,7 @@ TEST(BlockFile, ErrorsOfTheDeviceNameTheBlock) {
       };
       const std::string message = kind == IoKind::kWrite ? message_of<WriteError>(body)
                                                          : message_of<MissingInputError>(body);
-      EXPECT_HAS(message, "-rank0: exp_avg, block 1");
+      EXPECT_HAS(message, "-rank0: exp_avg, block 16");
       EXPECT_HAS(message, std::strerror(error));
       // The first block could be read, but the store gives nothing out any more.
       EXPECT_THROW(read_all(store, buffer), Error);
@@ -290,7 +327,7 @@ TEST(BlockFile, ShortAndInterruptedTransfersAreFinished) {
     return calls % 3 == 1 && count > 8192 ? count / 2 : count;
   }));
   BlockFile store(file);
-  store.add_region("a", 5 * kBlock + 11);
+  store.add_region("a", 5 * kRequest + 11);
   const auto out = store.add_buffer(store.num_bytes());
   const auto in = store.add_buffer(store.num_bytes());
   fill(out, 3);
@@ -308,10 +345,10 @@ TEST(SwapFile, AFullDiskIsMetBeforeTheRun) {
   {
     SwapFile file(options_for(folder.path()));
     BlockFile store(file);
-    store.add_region("fits", 3 * kBlock);
-    message = message_of<WriteError>([&] { store.add_region("too much", 2 * kBlock); });
+    store.add_region("fits", 3 * kRequest);
+    message = message_of<WriteError>([&] { store.add_region("too much", 2 * kRequest); });
     // What is there stays usable.
-    const auto buffer = store.add_buffer(3 * kBlock);
+    const auto buffer = store.add_buffer(3 * kRequest);
     write_all(store, buffer);
     read_all(store, buffer);
   }

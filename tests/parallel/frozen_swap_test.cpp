@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <random>
 
+#include "core/checked.h"
 #include "io/swap_file.h"
 #include "parallel/sharded_store.h"
 #include "parallel/thread_communicator.h"
@@ -76,6 +77,51 @@ TEST(FrozenSwap, UnitsComeBackAtEveryStageAlsoWhenPublishedAgain) {
       }
     }
   }
+}
+
+// Rows that begin and end inside blocks, more blocks than the buffer of rows holds.
+TEST(FrozenSwap, RowsAreReadByTheirBlocks) {
+  constexpr int64_t kTableRows = 3000, kRowBytes = 1537;
+  constexpr int64_t kTableBytes = kTableRows * kRowBytes;
+  io::SwapFile file({.folder = std::filesystem::temp_directory_path(),
+                     .rank = 0,
+                     .mode = io::SwapMode::kAuto,
+                     .wrap = {}});
+  FrozenSwap swap(file);
+  const FrozenSwap::Part parts[] = {{"first", 5000}, {"table", kTableBytes}};
+  swap.place(UnitId{0}, parts);
+  std::mt19937 random(1);
+  std::vector<std::byte> table(static_cast<size_t>(kTableBytes));
+  for (std::byte& byte : table)
+    byte = static_cast<std::byte>(random());
+  swap.store(UnitId{0}, 0, io::AlignedBuffer(5000));
+  io::AlignedBuffer bytes(kTableBytes);
+  std::copy(table.begin(), table.end(), bytes.bytes().begin());
+  swap.store(UnitId{0}, 1, std::move(bytes));
+  swap.seal(1);
+  const auto check = [&](const std::vector<int32_t>& rows) {
+    std::vector<std::byte> out(rows.size() * kRowBytes);
+    swap.read_rows(UnitId{0}, 1, kRowBytes, {ParameterId{}, rows, out});
+    for (size_t i = 0; i < rows.size(); ++i)
+      ASSERT_EQ(
+          std::memcmp(out.data() + i * kRowBytes, table.data() + rows[i] * kRowBytes, kRowBytes), 0)
+          << rows[i];
+  };
+  const std::vector<int32_t> few = {0, 42, 43, 1500, 2999};
+  std::vector<int32_t> all(kTableRows);
+  for (int32_t i = 0; i < kTableRows; ++i)
+    all[static_cast<size_t>(i)] = i;
+  check(few);
+  // Row 42 goes from block 0 to block 1, the last block is cut at 4 KiB.
+  EXPECT_EQ(blocks_of_rows(few, kRowBytes), (std::vector<int64_t>{0, 1, 35, 70}));
+  const int64_t kLast = round_up(kTableBytes, io::kIoAlignment) - 70 * (64 << 10);
+  EXPECT_EQ(swap.read_bytes(), 3 * (64 << 10) + kLast);
+  check(all);
+  swap.acquire(UnitId{0});
+  const int64_t before = swap.read_bytes();
+  check(few);
+  EXPECT_EQ(swap.read_bytes(), before);
+  swap.release(UnitId{0});
 }
 
 /// Four units of one part of 50,000 bytes, published twice. On two ranks each holds 25,000 bytes of

@@ -105,18 +105,20 @@ TEST(PlannedStore, ReadsUnitsAheadBesideThePool) {
   EXPECT_EQ(store.bytes().base(), 0);
   // A norm takes a page of the file.
   EXPECT_EQ(store.swap_bytes(0), 2 * (kCodes + kScales + 4096) + 2 * kChunk);
-  EXPECT_EQ(store.bytes().read_ahead, 2 * kChunk);
-  EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), 2 * kChunk);
+  constexpr int64_t kBuffers = (kNvmeReadAhead + 1) * kChunk;
+  EXPECT_EQ(store.bytes().read_ahead, kBuffers);
+  EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), kBuffers);
   store.begin_walk(walk_of_all());
   {
     const UnitLease first = store.acquire(UnitId{0}, Pass::kForward);
     const UnitLease second = store.acquire(UnitId{1}, Pass::kForward);
-    // A layer is read ahead while both chunks stay.
-    EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(),
-              2 * kChunk + kCodes + kScales + 4096);
+    // Both layers are read ahead while both chunks stay.
+    EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), kBuffers);
+    const UnitLease third = store.acquire(UnitId{2}, Pass::kForward);
+    const UnitLease fourth = store.acquire(UnitId{3}, Pass::kForward);
   }
   store.end_walk();
-  EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), 2 * kChunk);
+  EXPECT_EQ(dry_run.bytes_now() - dry_run.pool().resident_bytes(), kBuffers);
   EXPECT_EQ(store.traffic().units_read, store.swap_bytes(0));
 }
 
