@@ -73,3 +73,16 @@ function(shardtune_add_test)
   gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${ARG_SERIAL})
 endfunction()
+
+# Runs whole test programs once more with run-time dispatch held to a lower instruction set.
+#   shardtune_add_limited_tests(TARGETS kernels_test ... SETS avx2 baseline)
+function(shardtune_add_limited_tests)
+  cmake_parse_arguments(ARG "" "" "TARGETS;SETS" ${ARGN})
+  foreach(set IN LISTS ARG_SETS)
+    foreach(target IN LISTS ARG_TARGETS)
+      add_test(NAME ${set}.${target} COMMAND ${target})
+      set_tests_properties(${set}.${target} PROPERTIES
+        LABELS "unit" TIMEOUT 300 ENVIRONMENT "SHARDTUNE_MAX_CPU_ISA=${set}")
+    endforeach()
+  endforeach()
+endfunction()

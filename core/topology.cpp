@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/instruction_set.h"
+
 namespace shardtune {
 namespace {
 
@@ -125,6 +127,17 @@ std::string cpu_features() {
   const std::string flags = " " + line_value("/proc/cpuinfo", "flags") + " ";
   add(flags.find(" avx512_bf16 ") != std::string::npos, "AVX512-BF16");
   add(flags.find(" amx_bf16 ") != std::string::npos, "AMX-BF16");
+  // What a limit leaves is a prefix.
+  switch (instruction_set_limit()) {
+    case InstructionSet::kBaseline:
+      return text.substr(0, text.find(" AVX2"));
+    case InstructionSet::kAvx2:
+      return text.substr(0, text.find(" AVX-512"));
+    case InstructionSet::kAvx512:
+      return text.substr(0, std::min(text.find(" AVX512-BF16"), text.find(" AMX-BF16")));
+    case InstructionSet::kNative:
+      break;
+  }
   return text;
 #else
   return "";

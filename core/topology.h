@@ -26,8 +26,8 @@ struct Placement {
 /// cannot be changed stays.
 Placement widen_inherited_mask(int local_rank, int local_size);
 
-/// Model name of the CPU and the instruction sets that matter here, e.g. "AVX2 AVX-512
-/// AVX512-BF16".
+/// Model name of the CPU and the instruction sets that matter here and may be used
+/// (core/instruction_set.h), e.g. "AVX2 AVX-512 AVX512-BF16".
 std::string cpu_model();
 std::string cpu_features();
 /// Bytes of memory this process may use: the machine's, or the cgroup's limit where lower.

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "core/tensor.h"
+#include "kernels/dispatch_limit.h"
 #include "kernels/gemm_int8.h"
 #include "kernels/gemm_int8_tiles.h"
 
@@ -160,7 +161,24 @@ void run_product(const ProductSpec& spec, const void* a, const void* b, void* c)
   }
 }
 
+void limit_onednn(InstructionSet limit) {
+  switch (limit) {
+    case InstructionSet::kBaseline:
+      dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
+      break;
+    case InstructionSet::kAvx2:
+      dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
+      break;
+    case InstructionSet::kAvx512:
+      dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_vnni);
+      break;
+    case InstructionSet::kNative:
+      break;
+  }
+}
+
 bool has_fast_bfloat16() {
+  apply_instruction_set_limit();
   static const bool fast = [] {
     const auto isa = dnnl::get_effective_cpu_isa();
     return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
@@ -169,6 +187,7 @@ bool has_fast_bfloat16() {
 }
 
 bool has_fast_int8() {
+  apply_instruction_set_limit();
   static const bool fast = [] {
     const auto isa = dnnl::get_effective_cpu_isa();
     return isa == dnnl::cpu_isa::avx512_core_vnni || isa == dnnl::cpu_isa::avx512_core_bf16 ||

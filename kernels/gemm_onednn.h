@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/instruction_set.h"
 #include "kernels/gemm.h"
 
 namespace shardtune::kernels {
@@ -27,6 +28,9 @@ struct ProductSpec {
 /// c (+)= scale * a * b on the calling thread alone. Thread safe. m, n and k at least 1.
 /// Errors  DeviceError: oneDNN refuses the product
 void run_product(const ProductSpec& spec, const void* a, const void* b, void* c);
+
+/// Bounds what oneDNN may choose. Before anything else of oneDNN; once.
+void limit_onednn(InstructionSet limit);
 
 /// Bytes of scratch that one call of run_product holds.
 int64_t product_scratch_bytes(const ProductSpec& spec);

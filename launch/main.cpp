@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/instruction_set.h"
 #include "core/log.h"
 #include "core/topology.h"
 #include "launch/failure.h"
@@ -35,6 +36,7 @@ int run(const std::vector<std::string>& arguments, const RankInfo& ranks) {
     flush_output();
     return 0;
   }
+  check_instruction_set_limit();
   const Verb& verb = find_verb(arguments[0] == "--version" ? "version" : arguments[0]);
   if (ranks.world_size > 1 && verb.name != "train")
     throw ConfigError("shardtune " + std::string(verb.name) + ": expected one process, found " +

@@ -50,6 +50,7 @@ io::Json list_of(const std::vector<int64_t>& values) {
 
 io::Json result_json(const trainer::TrainResult& result) {
   io::Json json = io::Json::object();
+  json.set("ready_seconds", result.ready_seconds);
   json.set("steps", result.steps);
   json.set("total_steps", result.total_steps);
   json.set("resumed_from", result.resumed_from >= 0 ? io::Json(result.resumed_from) : io::Json());

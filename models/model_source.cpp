@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/parallel_for.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -15,6 +16,9 @@ namespace shardtune::models {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Decoded by one thread at least, where a tensor is read on several.
+constexpr int64_t kValuesPerTask = 1 << 14;
 
 // Row count and row length of a tensor: a vector's rows are its elements.
 struct Rows {
@@ -74,7 +78,12 @@ class TensorsSource : public ModelSource {
     const io::TensorInfo& tensor = need(name);
     const Rows rows = rows_of(tensor.shape);
     SHARDTUNE_ASSERT(begin >= 0 && begin <= end && end <= rows.count);
-    tensors().read_float32(tensor, begin * rows.length, end * rows.length, out);
+    // Rows of a matrix hold whole blocks of their format; a vector is read at once.
+    const int64_t grain = rows.length == 1 ? end - begin : kValuesPerTask / rows.length;
+    parallel_for(end - begin, grain, [&](int64_t first, int64_t last) {
+      tensors().read_float32(tensor, (begin + first) * rows.length, (begin + last) * rows.length,
+                             out + first * rows.length);
+    });
   }
   void drop(const std::string& name) const noexcept override {
     if (const io::TensorInfo* tensor = locate(name))
@@ -172,11 +181,12 @@ class GgufSource : public TensorsSource {
         out[row - begin] = all[static_cast<size_t>(file_row(name, row))];
       return;
     }
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t source = file_row(name, row);
-      file_->read_float32(tensor, source * length, (source + 1) * length,
-                          out + (row - begin) * length);
-    }
+    parallel_for(end - begin, kValuesPerTask / length, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t source = file_row(name, begin + i);
+        file_->read_float32(tensor, source * length, (source + 1) * length, out + i * length);
+      }
+    });
   }
 
  protected:

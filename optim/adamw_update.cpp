@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "kernels/simd_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "optim/adamw_update.cpp"
 #include <hwy/foreach_target.h>

@@ -1,5 +1,6 @@
 // Highway compiles this file once per instruction set; one fp32 product and one rounding in each,
 // so the bytes are the same.
+#include "kernels/simd_targets.h"
 #include "quant/int8_kernels.h"
 #include "quant/rounding.h"
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/checked.h"
+#include "kernels/simd_targets.h"
 #include "quant/nf4.h"
 #include "quant/nf4_kernels.h"
 

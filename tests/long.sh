@@ -4,7 +4,7 @@
 # run of the day adds its rows. docs/reliability.md says which requirement a part stands for.
 #   bash tests/long.sh              everything
 #   bash tests/long.sh PART...      kill-1 kill-2 kill-3 kill-4 elastic-resume async-save-0 ...
-#                                   async-save-4 tests asan tsan tidy peers
+#                                   async-save-4 tests avx2 baseline asan tsan tidy peers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/setup.sh
@@ -72,6 +72,11 @@ async_save() {  # SERIES
   build_preset tsan "-DSHARDTUNE_TESTS=ON" async_save_test
   tsan_tests -V -R "AsyncSaveSeries.*/$1\$"
 }
+# With run-time dispatch held down: the forms for machines without AVX-512 or AVX2.
+tests_under() {  # INSTRUCTION_SET
+  SHARDTUNE_MAX_CPU_ISA=$1 ctest --test-dir build/release -j "$(nproc)" --output-on-failure \
+    --no-tests=error -L unit -E "architecture|avx2[.]|baseline[.]|$apart"
+}
 all_under_asan() {
   build_preset asan "-DSHARDTUNE_TESTS=ON"
   ctest --test-dir build/asan -j "$(nproc)" --output-on-failure --no-tests=error -L unit -E "$apart"
@@ -89,6 +94,8 @@ for series in 0 1 2 3 4; do
 done
 part tests ctest --test-dir build/release -j "$(nproc)" --output-on-failure --no-tests=error \
   -LE parity -E "$apart"
+part avx2 tests_under avx2
+part baseline tests_under baseline
 part asan all_under_asan
 part tsan all_under_tsan
 part tidy tidy

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <numeric>
 
 #include "core/log.h"
@@ -50,7 +51,7 @@ void Loop::run(const std::function<int()>& signal) {
   double seconds = 0.0;
   stop_if_asked(first_step_, signal);
   if (first_step_ < job_.last_step)
-    compute_rate_ = measure_compute_rate(job_, first_step_);
+    begin_measuring();
   for (int64_t done = first_step_ + 1; done <= job_.last_step; ++done) {
     const StepTraffic before = traffic();
     StepMetrics step = run_step(done - 1);
@@ -98,6 +99,21 @@ void Loop::run(const std::function<int()>& signal) {
   finish_save();
 }
 
+void Loop::begin_measuring() {
+  compute_rate_ = measure_compute_rate(job_, first_step_);
+  if (job_.comm.local_rank() == 0)
+    meter_.emplace();
+  if (meter_ && !meter_->is_available())
+    log_info("energy: not measured: " + meter_->reason());
+}
+
+double Loop::joules() {
+  if (!meter_)
+    return 0.0;
+  const double joules = meter_->joules();
+  return meter_->is_available() ? joules : std::numeric_limits<double>::quiet_NaN();
+}
+
 StepTraffic Loop::traffic() const {
   return {job_.store->traffic(), job_.states->read_bytes(), job_.states->written_bytes()};
 }
@@ -105,11 +121,13 @@ StepTraffic Loop::traffic() const {
 StepMetrics Loop::run_step(int64_t step) {
   try {
     const double prefetch_before = job_.store->background_cpu_seconds();
+    const double joules_before = joules();
     const ActivityTimes before = activity_times();
     StepMetrics metrics;
     metrics.step = step + 1;
     metrics.result = train_step(job_, step);
     metrics.ranks = {own_share(before)};
+    metrics.ranks[0].joules = joules() - joules_before;
     const ActivityTimes& times = metrics.ranks[0].times;
     metrics.seconds = std::accumulate(times.begin(), times.end(), 0.0);
     metrics.prefetch_cpu_seconds = job_.store->background_cpu_seconds() - prefetch_before;

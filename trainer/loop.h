@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "trainer/checkpoint_saver.h"
+#include "trainer/energy.h"
 #include "trainer/job.h"
 #include "trainer/metrics.h"
 #include "trainer/run_folder.h"
@@ -37,6 +39,10 @@ class Loop {
   /// The state after `step` is whole, but the run cannot go on. Collective.
   [[noreturn]] void save_and_end(int64_t step, const UnreadableBase& error);
   StepTraffic traffic() const;
+  /// Of the machine's limit and energy. Collective.
+  void begin_measuring();
+  /// Energy so far of this host, from its first rank; 0 from the others, NaN without a counter.
+  double joules();
   /// A line of metrics.jsonl. Collective.
   void log(StepMetrics metrics);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
@@ -51,7 +57,8 @@ class Loop {
   int64_t saved_step_;  // newest step that a resume would find
   CheckpointSaver saver_;
   TrainResult result_;
-  double compute_rate_ = 0.0;  // of all ranks, see trainer/limit.h
+  double compute_rate_ = 0.0;         // of all ranks, see trainer/limit.h
+  std::optional<EnergyMeter> meter_;  // of a host's first rank
   int64_t most_micro_batches_ = 0;
 };
 

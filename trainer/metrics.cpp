@@ -1,6 +1,7 @@
 #include "trainer/metrics.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 namespace shardtune::trainer {
@@ -53,6 +54,13 @@ std::string times_of_ranks(const std::vector<RankStep>& ranks) {
 
 }  // namespace
 
+std::optional<double> joules_of_step(const StepMetrics& metrics) {
+  double joules = 0.0;
+  for (const RankStep& rank : metrics.ranks)
+    joules += rank.joules;
+  return std::isfinite(joules) ? std::optional(joules) : std::nullopt;
+}
+
 std::string metrics_line(const StepMetrics& metrics) {
   const StepResult& result = metrics.result;
   const int64_t peak =
@@ -68,6 +76,8 @@ std::string metrics_line(const StepMetrics& metrics) {
       ", \"peak_rss_bytes\": " + std::to_string(peak) +
       ", \"limit_fraction\": " + number("%.4f", metrics.limit_fraction) +
       times_of_ranks(metrics.ranks);
+  if (const auto joules = joules_of_step(metrics))
+    line += ", \"joules\": " + number("%.6g", *joules);
   if (metrics.eval_loss)
     line += ", \"eval_loss\": " + exact(*metrics.eval_loss);
   return line + "}";

@@ -15,6 +15,8 @@ namespace shardtune::trainer {
 struct RankStep {
   int64_t peak_rss_bytes = 0;
   ActivityTimes times{};  // seconds; their sum is the step's
+  /// Of the rank's host, told by its first rank; 0 by the others, NaN without a counter.
+  double joules = 0.0;
 };
 
 struct StepMetrics {
@@ -30,6 +32,9 @@ struct StepMetrics {
 /// Ranks listed one by one in rank_time_ms; of more ranks the smallest and largest times stand in
 /// time_ms_min and time_ms_max. time_ms is rank 0's.
 inline constexpr size_t kMaxListedRanks = 64;
+
+/// Of all hosts; absent when one has no counter.
+std::optional<double> joules_of_step(const StepMetrics& metrics);
 
 /// Without the line's end.
 std::string metrics_line(const StepMetrics& metrics);

@@ -173,6 +173,10 @@ std::string tiles(const RunRecords& run) {
   if (limit.count > 0)
     html += tile(fmt::format("{:.0f}%", limit.mean * 100.0), "of the machine's limit, mean");
   html += last(Metric::kPeakRssBytes, ValueFormat::kBytes, "peak memory of a rank");
+  const ThinnedCell joules = run.steps.total(column_of(Metric::kJoules));
+  if (joules.count > 0 && tokens.mean > 0.0)
+    html += tile(format_value(joules.mean / tokens.mean * 1e6, ValueFormat::kPlain),
+                 "joules per million tokens");
   return "<div class=\"tiles\">\n" + html + "</div>\n";
 }
 

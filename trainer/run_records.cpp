@@ -107,7 +107,7 @@ bool add_line(std::string_view text, RunRecords& run) {
   std::array<double, kNumColumns> values{};
   constexpr const char* kKeys[] = {"loss",           "grad_norm",         "learning_rate",
                                    "tokens",         "tokens_per_second", "step_time_ms",
-                                   "peak_rss_bytes", "limit_fraction"};
+                                   "peak_rss_bytes", "limit_fraction",    "joules"};
   static_assert(std::size(kKeys) == column_of(Metric::kTimes));
   for (size_t c = 0; c < std::size(kKeys); ++c)
     values[c] = number_at(&line, kKeys[c]);

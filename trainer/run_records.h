@@ -24,6 +24,7 @@ enum class Metric : size_t {
   kStepTimeMs,
   kPeakRssBytes,
   kLimitFraction,
+  kJoules,
   kTimes,
 };
 inline constexpr size_t kNumColumns = static_cast<size_t>(Metric::kTimes) + kNumActivities;

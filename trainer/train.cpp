@@ -26,6 +26,7 @@
 #include "trainer/resume.h"
 #include "trainer/run_folder.h"
 #include "trainer/signals.h"
+#include "trainer/start_times.h"
 #include "trainer/step.h"
 
 namespace shardtune::trainer {
@@ -177,7 +178,7 @@ void compare_with_plan(const Job& job, const RunPlan& plan, TrainResult& result)
   }
 }
 
-TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
+TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options, StartTimes& times,
                     const std::function<int()>& signal) {
   RunFolder folder(job.comm, job.config.checkpoint.output_dir);
   if (job.comm.rank() == 0)
@@ -201,8 +202,12 @@ TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options,
     loop.result().resumed_from = first_step;
     start.reset();  // its open files and kept blocks
   }
+  times.end("base and adapter");
+  loop.result().ready_seconds = times.seconds();
   if (first_step < job.last_step)
     probe_longest_micro_batch(job, first_step);
+  times.end("probe of the longest micro-batch");
+  log_info("start: " + times.text());
   loop.run(signal);
   TrainResult& result = loop.result();
   result.finished = result.steps >= job.total_steps;
@@ -238,14 +243,18 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
     set_num_threads(static_cast<int>(config.parallel.threads));
   comm.set_deadlines({.heartbeat_seconds = config.parallel.heartbeat_seconds,
                       .step_timeout_seconds = config.parallel.step_timeout_seconds});
+  StartTimes start;
+  start.end("program");
   const int64_t before_inputs = resident_bytes();
   Job job(config, comm);
   job.swap = options.swap;
   check_inputs(job);
+  start.end("inputs");
   const ProcessBytes process = measure_process(job, before_inputs, placement_of(comm));
   agree_on_inputs(job, options.identity);
   comm.set_config_word(mix_key(0, config_hash(config)));
   const RunPlan plan = plan_or_refuse(job, process);
+  start.end("plan");
   if (options.dry_run) {
     log_job(job);
     TrainResult result;
@@ -254,7 +263,8 @@ TrainResult train(const RunConfig& config, parallel::Communicator& comm,
     return result;
   }
   agree_on_base(job);
-  return run_job(job, plan, options, [&] { return signals ? signals->received() : 0; });
+  start.end("hash of the base");
+  return run_job(job, plan, options, start, [&] { return signals ? signals->received() : 0; });
 }
 
 }  // namespace shardtune::trainer

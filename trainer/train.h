@@ -37,9 +37,10 @@ struct TrainOptions {
 struct TrainResult {
   /// kOk, or kCannotWrite: training ended well, but a checkpoint could not be saved on the way.
   ExitCode exit_code = ExitCode::kOk;
-  int64_t steps = 0;          // optimizer steps done, counted from the start of the run
-  int64_t total_steps = 0;    // of the schedule
-  int64_t resumed_from = -1;  // step of the checkpoint, -1 when from the start
+  double ready_seconds = 0.0;  // from the start of the process to the probe before the first step
+  int64_t steps = 0;           // optimizer steps done, counted from the start of the run
+  int64_t total_steps = 0;     // of the schedule
+  int64_t resumed_from = -1;   // step of the checkpoint, -1 when from the start
   /// By rank: what it read of the checkpoint's tensors, the verification by rank 0 apart.
   std::vector<int64_t> rank_resume_bytes;
   bool finished = false;    // false: stopped by stop_at_step, or a dry run

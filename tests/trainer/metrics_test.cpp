@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "io/json.h"
 
 namespace shardtune::trainer {
@@ -51,6 +53,15 @@ TEST(Metrics, RanksAreListedAndTheLargestMemoryCounts) {
   EXPECT_EQ(attention[3].as_number(), 5.0);
   EXPECT_EQ(line.find("time_ms_min"), nullptr);
   EXPECT_EQ(line.find("eval_loss")->as_number(), 2.5);
+}
+
+TEST(Metrics, EnergyIsToldWhenEveryHostHasACounter) {
+  StepMetrics metrics = of_ranks(4);
+  metrics.ranks[0].joules = 12.5;
+  metrics.ranks[2].joules = 7.5;  // first rank of a second host
+  EXPECT_EQ(parsed(metrics).find("joules")->as_number(), 20.0);
+  metrics.ranks[2].joules = std::nan("");
+  EXPECT_EQ(parsed(metrics).find("joules"), nullptr);
 }
 
 TEST(Metrics, OfManyRanksTheExtremesStand) {
