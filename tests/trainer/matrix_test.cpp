@@ -226,7 +226,7 @@ std::vector<Refusal> refusals() {
       {"stage 4", {testing::zero_stage(4)}},
       {"CUDA", {"parallel.device=cuda"}},
       {"computing in float16", {"model.compute_dtype=float16"}},
-      {"DoRA", {"adapter.method=dora"}},
+      {"AdaLoRA", {"adapter.method=adalora"}},
       {"preference objectives", {"training.objective=dpo"}},
   };
 }
