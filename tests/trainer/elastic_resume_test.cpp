@@ -114,8 +114,10 @@ TEST_P(ReadsPerRank, AreTheRangesOfTheRank) {
   SmallRun small;
   TinyShape shape;
   shape.layers = 8;
+  shape.hidden = 256;
+  shape.kv_heads = 4;
   testing::make_tiny_model(small.path("model"), shape);
-  const Overrides common = {"adapter.lora_rank=128", "training.max_steps=2", "parallel.threads=1",
+  const Overrides common = {"adapter.lora_rank=64", "training.max_steps=2", "parallel.threads=1",
                             "data.eval=[]"};
   Overrides first = common;
   first.push_back("training.stop_at_step=1");
