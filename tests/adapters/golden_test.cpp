@@ -16,17 +16,11 @@ namespace shardtune::adapters {
 namespace {
 
 using testing::golden_llama;
+using testing::largest;
 using testing::make_batch;
 using testing::read_int32;
 using testing::read_tensor;
 using testing::SmallModel;
-
-double largest(const std::vector<float>& values) {
-  double result = 0.0;
-  for (const float value : values)
-    result = std::max(result, static_cast<double>(std::abs(value)));
-  return result;
-}
 
 /// Folders with an adapter and what PEFT computes with it.
 std::vector<std::string> cases() {

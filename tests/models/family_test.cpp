@@ -20,17 +20,11 @@ namespace shardtune::models {
 namespace {
 
 using testing::golden;
+using testing::largest;
 using testing::make_batch;
 using testing::read_int32;
 using testing::read_tensor;
 using testing::SmallModel;
-
-double largest(const std::vector<float>& values) {
-  double result = 0.0;
-  for (const float value : values)
-    result = std::max(result, static_cast<double>(std::abs(value)));
-  return result;
-}
 
 /// The fixed batch of a golden, both sequences in one, and what was computed from it.
 struct Expected {

@@ -1,6 +1,8 @@
 // A golden model of tests/golden on a store of one rank, and reading of its expected tensors.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -33,6 +35,14 @@ inline std::vector<float> read_tensor(const io::TensorSource& file, const std::s
   std::vector<float> values(static_cast<size_t>(numel));
   file.read_float32(*info, 0, numel, values.data());
   return values;
+}
+
+/// The largest magnitude; 0 of none.
+inline double largest(const std::vector<float>& values) {
+  double result = 0.0;
+  for (const float value : values)
+    result = std::max(result, static_cast<double>(std::abs(value)));
+  return result;
 }
 
 inline std::vector<int32_t> read_int32(const io::TensorSource& file, const std::string& name) {
