@@ -5,9 +5,10 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MAX_LOAD = 0.3
+MAX_BUSY = 0.05  # of all cores, over the seconds before a measurement
 
 
 def cpu():
@@ -23,11 +24,22 @@ def commit():
                           capture_output=True, text=True).stdout.strip()
 
 
+def busy_share(seconds=3.0):
+    """Share of all cores' time that anything took during the next seconds (Linux, /proc/stat)."""
+    def read():
+        times = list(map(int, pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]))
+        return sum(times), times[3] + times[4]  # idle and waiting for disks
+    total, idle = read()
+    time.sleep(seconds)
+    total_then, idle_then = read()
+    return 1 - (idle_then - idle) / (total_then - total)
+
+
 def refuse_busy_machine():
-    load = os.getloadavg()[0]
-    if load > MAX_LOAD:
-        sys.exit(f"The load is {load:.2f}, above {MAX_LOAD}: figures would mean nothing. Wait until "
-                 "the machine is idle.")
+    busy = busy_share()
+    if busy > MAX_BUSY:
+        sys.exit(f"Other work took {100 * busy:.0f}% of the cores just now, expected at most "
+                 f"{100 * MAX_BUSY:.0f}%: figures would mean nothing. Wait until the machine is idle.")
 
 
 def spread(values, digits=2, scale=1.0):
