@@ -4,8 +4,6 @@
 
 #include <utility>
 
-#include "core/error.h"
-
 namespace shardtune::parallel {
 
 namespace {
@@ -28,8 +26,10 @@ BackgroundTask::~BackgroundTask() {
 
 void BackgroundTask::start(std::function<void()> task) {
   const std::lock_guard lock(mutex_);
-  SHARDTUNE_ASSERT(!task_ && !error_);
-  task_ = std::move(task);
+  if (error_)
+    return;
+  tasks_.push_back(std::move(task));
+  ++num_started_;
   if (!thread_.joinable())
     thread_ = std::thread([this] { run(); });
   condition_.notify_all();
@@ -37,14 +37,17 @@ void BackgroundTask::start(std::function<void()> task) {
 
 bool BackgroundTask::running(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
-  return !condition_.wait_for(lock, timeout, [this] { return !task_; });
+  return !condition_.wait_for(lock, timeout, [this] { return tasks_.empty(); });
 }
 
 void BackgroundTask::wait() {
   std::unique_lock lock(mutex_);
-  condition_.wait(lock, [this] { return !task_; });
-  if (std::exception_ptr error = std::exchange(error_, nullptr))
-    std::rethrow_exception(error);
+  if (num_waited_ == num_started_)
+    return;
+  ++num_waited_;
+  condition_.wait(lock, [this] { return num_finished_ >= num_waited_; });
+  if (error_ && num_finished_ == num_waited_)
+    std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 double BackgroundTask::cpu_seconds() {
@@ -55,21 +58,26 @@ double BackgroundTask::cpu_seconds() {
 void BackgroundTask::run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    condition_.wait(lock, [this] { return task_ || stop_; });
-    if (!task_)
+    condition_.wait(lock, [this] { return !tasks_.empty() || stop_; });
+    if (tasks_.empty())
       return;
     std::exception_ptr error;
     lock.unlock();
     try {
-      task_();
+      tasks_.front()();
     } catch (...) {
       error = std::current_exception();
     }
     const double cpu_seconds = thread_cpu_seconds();
     lock.lock();
     cpu_seconds_ = cpu_seconds;
-    error_ = error;
-    task_ = nullptr;
+    tasks_.pop_front();
+    ++num_finished_;
+    if (error) {
+      error_ = error;
+      tasks_.clear();
+      num_started_ = num_finished_;
+    }
     condition_.notify_all();
   }
 }

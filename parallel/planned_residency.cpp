@@ -146,7 +146,11 @@ void PlannedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
   const int64_t largest = lay_out_units();
   if (maps())
     seal_mapped();
-  const int num_spares = read_ahead() + 1;  // at work, and fetched ahead
+  if (gathers_)
+    read_ahead_ = gather_ahead(largest);
+  else if (is_on_nvme())
+    read_ahead_ = kNvmeReadAhead;
+  const int num_spares = read_ahead_ + 1;  // at work, and fetched ahead
   for (int i = 0; is_sharded_ && largest > 0 && i < num_spares; ++i)
     spares_.emplace_back(Shape{largest}, DType::kUInt8);
   bytes_.gather = is_sharded_ ? num_spares * largest : 0;
@@ -155,8 +159,9 @@ void PlannedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
   int64_t largest_extent = 0;
   for (const Unit& of : units_)
     largest_extent = std::max(largest_extent, of.extent);
-  num_read_spares_ = num_spares;
-  bytes_.read_ahead = num_spares * largest_extent;
+  // A gather reads its unit's shard itself, one unit after another.
+  num_read_spares_ = gathers_ ? 2 : num_spares;
+  bytes_.read_ahead = num_read_spares_ * largest_extent;
   hold_beside_pool(bytes_.read_ahead);
 }
 

@@ -47,7 +47,7 @@ struct ParameterBytes {
   int64_t dense = 0;       // frozen and not quantised: norms, embedding, head
   int64_t master = 0;      // trainables in fp32
   int64_t bf16 = 0;        // their copies for products
-  int64_t gather = 0;      // the two buffers for units that are gathered
+  int64_t gather = 0;      // the buffers for units that are gathered
   int64_t read_ahead = 0;  // the buffers for what is read from NVMe
   int64_t shared = 0;      // of the base, in memory that all ranks of a host map
   int64_t mapped = 0;      // of base and master: this rank's part of such memory
@@ -67,7 +67,7 @@ class PlannedResidency final : public UnitResidency {
 
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
-  int read_ahead() const override { return is_on_nvme() && !gathers_ ? kNvmeReadAhead : 1; }
+  int read_ahead() const override { return read_ahead_; }
   void prefetch(UnitId unit) override;
   void acquire(UnitId unit) override;
   void release(UnitId unit) noexcept override;
@@ -134,6 +134,7 @@ class PlannedResidency final : public UnitResidency {
   FlatLayout flat_;
   Tensor master_weight_, bf16_;
   std::vector<Tensor> spares_;
+  int read_ahead_ = 1;  // from seal() on
   int num_read_spares_ = 0;
   bool has_row_buffer_ = false;
   int64_t largest_ = 0;  // frozen parameter

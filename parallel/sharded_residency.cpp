@@ -1,16 +1,18 @@
 // Stage 3: between walks every rank holds its pieces of each unit (parallel/unit_layout.h). A unit
-// at work is gathered into a buffer. Two buffers of the largest unit's size are taken at seal() and
-// serve the unit at work and the one that is fetched ahead; a unit that comes while both are held
-// (a head leased whole) gets a buffer of its own for as long as it stays.
+// at work is gathered into a buffer. Buffers of the largest unit's size are taken at seal(), one
+// for the unit at work and one for each that is gathered ahead; a unit that comes while all are
+// held (a head leased whole) gets a buffer of its own for as long as it stays.
 //
 // With a file, this rank's pieces live on NVMe (parallel/frozen_swap.h) and are read before a
 // gather, on the same thread. The ranks vote then: what one of them cannot read is an AgreedError
 // of all, at the same lease, and no byte of the unit moves.
 //
-// A prefetch runs on a thread of its own. Between its start and the next call of this class nobody
-// else may use the communicator: the walk sees to that.
+// Prefetches run on a thread of their own, one after another. While one is under way nobody else
+// may use the communicator: the walk sees to that. After one that failed none runs (the same on all
+// ranks, which took part in its vote).
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <vector>
 
@@ -47,6 +49,7 @@ class ShardedResidency final : public UnitResidency {
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
 
+  int read_ahead() const override { return read_ahead_; }
   void prefetch(UnitId unit) override;
   void acquire(UnitId unit) override;
   void release(UnitId unit) noexcept override;
@@ -126,7 +129,8 @@ class ShardedResidency final : public UnitResidency {
   std::optional<FrozenSwap> swap_;  // none: shards stay in memory
   std::vector<UnitId> held_for_rows_;
   StoreTraffic moved_;  // between ranks, and rows read
-  std::optional<UnitId> pending_;
+  int read_ahead_ = 1;  // from seal() on
+  std::deque<UnitId> pending_;
   BackgroundTask task_;  // last: its end is waited for before anything else dies
 };
 
@@ -252,10 +256,11 @@ void ShardedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
     lay_out_trainables(table_, UnitId{i}, flat_, unit.layout);
     largest = std::max(largest, unit.layout.num_bytes());
   }
-  constexpr int kNumSpares = 2;  // at work, and fetched ahead
-  for (int i = 0; i < kNumSpares; ++i)
+  read_ahead_ = gather_ahead(largest);
+  const int num_spares = read_ahead_ + 1;  // at work, and gathered ahead
+  for (int i = 0; i < num_spares; ++i)
     spares_.emplace_back(Shape{largest}, DType::kUInt8);
-  buffer_bytes_ = peak_buffer_bytes_ = kNumSpares * largest;
+  buffer_bytes_ = peak_buffer_bytes_ = num_spares * largest;
   if (swap_)
     swap_->seal(1);
   for (const auto& [id, bytes] : early_)
@@ -278,7 +283,7 @@ void ShardedResidency::take_buffer(Unit& unit) {
 void ShardedResidency::release(UnitId id) noexcept {
   Unit& unit = units_[static_cast<size_t>(id)];
   if (unit.is_spare) {
-    spares_.push_back(std::move(unit.buffer));  // room for both was made at seal()
+    spares_.push_back(std::move(unit.buffer));  // room for all was made at seal()
   } else {
     buffer_bytes_ -= unit.buffer.num_bytes();
   }
@@ -321,20 +326,20 @@ void ShardedResidency::gather(UnitId id) {
 void ShardedResidency::prefetch(UnitId id) {
   require_sealed(id);
   Unit& unit = units_[static_cast<size_t>(id)];
-  if (pending_ || !unit.buffer.empty())
+  if (!unit.buffer.empty())
     throw ArgumentError("prefetch('" + table_.unit(id).name +
                         "'): it is leased already. A walk names a unit that stays leased once.");
   take_buffer(unit);
-  pending_ = id;
+  pending_.push_back(id);
   task_.start([this, id] { gather(id); });
 }
 
 void ShardedResidency::acquire(UnitId id) {
   require_sealed(id);
   Unit& unit = units_[static_cast<size_t>(id)];
-  if (pending_) {
-    SHARDTUNE_ASSERT(pending_ == id);
-    pending_.reset();
+  if (!pending_.empty()) {
+    SHARDTUNE_ASSERT(pending_.front() == id);
+    pending_.pop_front();
     task_.wait();
   } else {
     take_buffer(unit);
@@ -424,6 +429,13 @@ ResidencyMemory ShardedResidency::memory() const {
 }
 
 }  // namespace
+
+int gather_ahead(int64_t largest_unit_bytes) {
+  constexpr int64_t kBytes = int64_t{64} << 20;
+  constexpr int64_t kMost = 8;
+  return static_cast<int>(
+      std::clamp(kBytes / std::max<int64_t>(largest_unit_bytes, 1), int64_t{1}, kMost));
+}
 
 std::unique_ptr<UnitResidency> make_sharded_residency(Communicator& comm,
                                                       const ParameterTable& table,

@@ -89,6 +89,10 @@ class UnitResidency {
 /// Units read ahead from NVMe into memory of their own: the head's chunks come in a burst.
 inline constexpr int kNvmeReadAhead = 3;
 
+/// Units gathered ahead: as many as fit into 64 MiB, at least one, at most eight. Small units are
+/// many, and a head's chunks, which come in a burst, would be waited for.
+int gather_ahead(int64_t largest_unit_bytes);
+
 /// Stages 0 to 2, and one rank at any stage: everything whole in memory.
 std::unique_ptr<UnitResidency> make_whole_residency(Communicator& comm, const ParameterTable& table,
                                                     ZeroStage stage);

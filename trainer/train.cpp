@@ -117,8 +117,8 @@ void log_shards(const Job& job) {
   log_info(held + (job.comm.shares_memory()
                        ? "; a unit's other parts are mapped one ahead from the memory of the ranks "
                          "that hold them"
-                       : "; units are gathered one ahead into two buffers of " +
-                             mebibytes(memory.unit_bytes / 2)));
+                       : "; units are gathered ahead into buffers of " +
+                             mebibytes(memory.unit_bytes) + " in all"));
 }
 
 /// Puts the checkpoint back; what each rank read of its tensors. Collective.

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <future>
 
 #include "parallel/background_task.h"
 #include "parallel/sharded_store.h"
@@ -313,6 +314,28 @@ TEST(BackgroundTask, RunsBesideAndGivesItsErrorOnce) {
     other.start([&] { done = true; });
   }
   EXPECT_TRUE(done);  // the end waits
+}
+
+TEST(BackgroundTask, RunsInOrderAndNothingAfterAnError) {
+  BackgroundTask task;
+  std::vector<int> ran;
+  std::promise<void> gate;
+  task.start([&] { gate.get_future().wait(); });
+  task.start([&] { ran.push_back(1); });
+  task.start([] { throw DataError("the third"); });
+  task.start([&] { ran.push_back(4); });
+  gate.set_value();
+  task.wait();
+  task.wait();  // of the second: the third one's error is not its own
+  while (task.running(std::chrono::seconds(1))) {
+  }
+  task.start([&] { ran.push_back(5); });  // before the error is taken
+  EXPECT_THROW(task.wait(), DataError);
+  task.wait();
+  EXPECT_EQ(ran, std::vector<int>{1});
+  task.start([&] { ran.push_back(6); });
+  task.wait();
+  EXPECT_EQ(ran, (std::vector<int>{1, 6}));
 }
 
 }  // namespace
