@@ -86,7 +86,7 @@ class Boft : public LinearAdapter {
         {"boft_block_size", options_.boft_block_num > 0 ? 0 : options_.boft_block_size},
         {"boft_dropout", 0.0},
         {"boft_n_butterfly_factor", 1},
-        {"fan_in_fan_out", false},
+        {"fan_in_fan_out", wraps_conv1d()},
         {"init_weights", true}};
     add_common_peft_keys(own, wrapped_targets());
     return peft_config_json("BOFT", base_model, std::move(own));

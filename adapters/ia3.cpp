@@ -88,7 +88,7 @@ class Ia3 : public LinearAdapter {
     return peft_config_json(
         "IA3", base_model,
         {{"exclude_modules", nullptr},
-         {"fan_in_fan_out", false},
+         {"fan_in_fan_out", wraps_conv1d()},
          {"feedforward_modules", list_json(compact_targets(feedforward, model()))},
          {"init_ia3_weights", true},
          {"modules_to_save", nullptr},

@@ -73,6 +73,12 @@ std::vector<std::string> LinearAdapter::wrapped_targets() const {
   return compact_targets(paths, model_);
 }
 
+bool LinearAdapter::wraps_conv1d() const {
+  return std::ranges::any_of(model_.linears(), [this](const BaseLinear* linear) {
+    return wraps(*linear) && models::is_conv1d(model_.config(), linear->weight().name());
+  });
+}
+
 void LinearAdapter::publish(ParameterId id,
                             const std::function<void(std::span<float>)>& fill) const {
   std::vector<float> values;

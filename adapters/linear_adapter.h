@@ -52,6 +52,9 @@ class LinearAdapter : public Adapter {
   }
   models::Model& model() const { return model_; }
   ParameterStore& store() const { return model_.store(); }
+  /// PEFT's fan_in_fan_out: how the base's files hold the wrapped weights, no matter to the
+  /// adapter.
+  bool wraps_conv1d() const;
   /// target_modules as they are written: the linears that the adapter wraps.
   std::vector<std::string> wrapped_targets() const;
 

@@ -64,7 +64,9 @@ class Lora : public LinearAdapter {
   }
   std::vector<SavedTensor> saved_tensors() const override;
   io::Json peft_config(const std::string& base_model) const override {
-    return lora_peft_config(options_, wrapped_targets(), base_model);
+    io::Json config = lora_peft_config(options_, wrapped_targets(), base_model);
+    config.set("fan_in_fan_out", wraps_conv1d());
+    return config;
   }
 
  private:

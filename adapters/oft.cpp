@@ -79,7 +79,7 @@ class Oft : public LinearAdapter {
         {"block_share", options_.block_share},
         {"coft", false},
         {"eps", 6e-05},
-        {"fan_in_fan_out", false},
+        {"fan_in_fan_out", wraps_conv1d()},
         {"init_weights", true},
         {"module_dropout", 0.0},
         {"num_cayley_neumann_terms", options_.num_cayley_neumann_terms},

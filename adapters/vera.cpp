@@ -96,7 +96,7 @@ class Vera : public LinearAdapter {
     std::vector<std::pair<std::string, io::Json>> own = {
         {"bias", "none"},
         {"d_initial", options_.d_initial},
-        {"fan_in_fan_out", false},
+        {"fan_in_fan_out", wraps_conv1d()},
         {"init_weights", true},
         {"projection_prng_key", options_.projection_prng_key},
         {"r", options_.r},

@@ -27,6 +27,23 @@ void copy_row(const TensorView& from, int64_t source, const TensorView& to, int6
   std::memcpy(to.rows(target, target + 1).raw(), row.raw(), static_cast<size_t>(row.num_bytes()));
 }
 
+// Columns [first, first + dy's) of the slot get dy; the rest of a fresh slot zeros.
+void give_columns(const GradSlot& slot, const TensorView& dy, int64_t first) {
+  const int64_t size = size_of(slot.grad.dtype());
+  const int64_t row_bytes = slot.grad.dim(1) * size;
+  auto* const rows = static_cast<std::byte*>(slot.grad.raw());
+  parallel_for(dy.dim(0), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      std::byte* const row = rows + t * row_bytes;
+      if (slot.accumulate == Accumulate::kNo)
+        std::memset(row, 0, static_cast<size_t>(row_bytes));
+      const TensorView target(static_cast<void*>(row + first * size), slot.grad.dtype(),
+                              Shape{1, dy.dim(1)});
+      kernels::copy_scaled(dy.rows(t, t + 1), target, Accumulate::kYes);
+    }
+  });
+}
+
 }  // namespace
 
 Variable matmul(Tape& tape, const Variable& a, const Variable& b, Transpose transpose_b,
@@ -83,18 +100,7 @@ Variable slice_columns(Tape& tape, const Variable& x, int64_t begin, int64_t end
     }
   });
   Variable output = tape.result(std::move(y), {x});
-  tape.record(output, [x = x.grad_ref(), rows, width, begin, end](Tensor& dy) {
-    // All of the slot is written: the other columns with zeros.
-    Tensor dx = Tensor::zeros(Shape{rows, width}, DType::kFloat32);
-    parallel_for(rows, 64, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const TensorView target(dx.data<float>() + i * width + begin, DType::kFloat32,
-                                Shape{1, end - begin});
-        kernels::cast(dy.view().rows(i, i + 1), target);
-      }
-    });
-    x.give(std::move(dx));
-  });
+  tape.record(output, [x = x.grad_ref(), begin](Tensor& dy) { give_columns(x.slot(), dy, begin); });
   return output;
 }
 

@@ -167,6 +167,23 @@ Variable rms_norm(Tape& tape, const Variable& x, const RmsNormOptions& options) 
   return output;
 }
 
+Variable layer_norm(Tape& tape, const Variable& x, const LayerNormOptions& options) {
+  Tensor y(x.shape(), options.dtype);
+  auto mean = std::make_shared<Tensor>(Shape{x.dim(0)}, DType::kFloat32);
+  auto rstd = std::make_shared<Tensor>(Shape{x.dim(0)}, DType::kFloat32);
+  const ParameterStore& store = tape.store();
+  kernels::layer_norm({x.value(), store.value(options.weight), store.value(options.bias), y.view(),
+                       mean->view(), rstd->view(), options.eps});
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [&tape, x, mean, rstd, weight = options.weight](Tensor& dy) {
+    const GradSlot slot = x.grad_ref().slot();
+    kernels::layer_norm_backward(
+        {dy, x.value(), tape.store().value(weight), mean->view(), rstd->view(), slot.grad},
+        slot.accumulate);
+  });
+  return output;
+}
+
 Variable rope(Tape& tape, const Variable& x, const kernels::RopeArgs& args) {
   kernels::rope(x.value(), args, kernels::RopeDirection::kForward);
   Variable output = tape.result_in_place(x, {x});

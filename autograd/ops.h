@@ -44,6 +44,15 @@ struct RmsNormOptions {
 };
 Variable rms_norm(Tape& tape, const Variable& x, const RmsNormOptions& options);
 
+/// Layer norm with a frozen weight and bias [H] f32 of the leased unit. Result in `dtype`.
+struct LayerNormOptions {
+  ParameterId weight = kNoParameter;
+  ParameterId bias = kNoParameter;
+  float eps = 1e-5f;
+  DType dtype = DType::kFloat32;
+};
+Variable layer_norm(Tape& tape, const Variable& x, const LayerNormOptions& options);
+
 /// Rotary embedding of x [T, heads*D], in place. The spans must outlive backward.
 Variable rope(Tape& tape, const Variable& x, const kernels::RopeArgs& args);
 

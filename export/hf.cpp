@@ -3,6 +3,7 @@
 // then everything is read back.
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -55,10 +56,25 @@ std::string file_name(size_t index, size_t count) {
   return name;
 }
 
+/// [rows, columns] of values of `size` bytes as [columns, rows]: what a Conv1D's file holds.
+std::vector<std::byte> transposed(std::span<const std::byte> matrix, int64_t rows, int64_t columns,
+                                  int64_t size) {
+  std::vector<std::byte> result(matrix.size());
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j)
+      std::memcpy(result.data() + (j * rows + i) * size, matrix.data() + (i * columns + j) * size,
+                  static_cast<size_t>(size));
+  }
+  return result;
+}
+
 class Writer {
  public:
   Writer(const ExportRequest& request, const MergedTensors& merged, const fs::path& folder)
-      : options_(request.options), merged_(merged), folder_(folder) {}
+      : config_(request.source.config()),
+        options_(request.options),
+        merged_(merged),
+        folder_(folder) {}
 
   void run() {
     const auto files = cut_files(merged_, options_);
@@ -94,22 +110,40 @@ class Writer {
       out.name = tensor->name;
       out.dtype = options_.dtype == DType::kBFloat16 ? "BF16" : "F32";
       out.shape = tensor->shape;
-      out.write = [this, tensor](const auto& sink) {
-        WrittenTensor& written = written_[tensor->name];
-        merged_.stream(
-            *tensor,
-            [&](std::span<const std::byte> bytes) {
-              written.crc = io::crc32c(bytes, written.crc);
-              written.num_bytes += static_cast<int64_t>(bytes.size());
-              sink(bytes);
-            },
-            delta_error_);
-      };
+      if (is_transposed(*tensor))
+        std::swap(out.shape.at(0), out.shape.at(1));
+      out.write = [this, tensor](const auto& sink) { write_tensor(*tensor, sink); };
       list.push_back(std::move(out));
     }
     io::write_safetensors(path, std::move(list));
   }
 
+  bool is_transposed(const MergedTensor& tensor) const {
+    return models::is_conv1d(config_, tensor.name);
+  }
+
+  void write_tensor(const MergedTensor& tensor,
+                    const std::function<void(std::span<const std::byte>)>& sink) {
+    WrittenTensor& written = written_[tensor.name];
+    const auto write = [&](std::span<const std::byte> bytes) {
+      written.crc = io::crc32c(bytes, written.crc);
+      written.num_bytes += static_cast<int64_t>(bytes.size());
+      sink(bytes);
+    };
+    if (!is_transposed(tensor))
+      return merged_.stream(tensor, write, delta_error_);
+    std::vector<std::byte> whole;
+    whole.reserve(static_cast<size_t>(bytes_of(tensor, options_)));
+    merged_.stream(
+        tensor,
+        [&](std::span<const std::byte> bytes) {
+          whole.insert(whole.end(), bytes.begin(), bytes.end());
+        },
+        delta_error_);
+    write(transposed(whole, tensor.num_rows(), tensor.row_length(), size_of(options_.dtype)));
+  }
+
+  const models::ModelConfig& config_;
   const ExportOptions& options_;
   const MergedTensors& merged_;
   fs::path folder_;

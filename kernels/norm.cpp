@@ -45,4 +45,35 @@ void rms_norm_backward(const RmsNormBackward& args, Accumulate accumulate_dx) {
   });
 }
 
+void layer_norm(const LayerNormForward& args) {
+  if (args.x.shape().ndim() != 2)
+    fail_argument("layer_norm", "x", args.x, "a matrix");
+  const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
+  check_float("layer_norm", "x", args.x);
+  check_float32("layer_norm", "weight", args.weight, width);
+  check_float32("layer_norm", "bias", args.bias, width);
+  check_matrix("layer_norm", "y", args.y, tokens, width);
+  for (const TensorView* saved : {&args.mean, &args.rstd}) {
+    if (!saved->empty())
+      check_float32("layer_norm", "mean and rstd", *saved, tokens);
+  }
+  parallel_for(tokens, kGrain,
+               [&](int64_t begin, int64_t end) { cpu::layer_norm_rows(args, begin, end); });
+}
+
+void layer_norm_backward(const LayerNormBackward& args, Accumulate accumulate_dx) {
+  if (args.x.shape().ndim() != 2)
+    fail_argument("layer_norm_backward", "x", args.x, "a matrix");
+  const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
+  check_float("layer_norm_backward", "x", args.x);
+  check_matrix("layer_norm_backward", "dy", args.dy, tokens, width);
+  check_float32("layer_norm_backward", "weight", args.weight, width);
+  check_float32("layer_norm_backward", "mean", args.mean, tokens);
+  check_float32("layer_norm_backward", "rstd", args.rstd, tokens);
+  check_matrix("layer_norm_backward", "dx", args.dx, tokens, width);
+  parallel_for(tokens, kGrain, [&](int64_t begin, int64_t end) {
+    cpu::layer_norm_backward_rows(args, accumulate_dx, begin, end);
+  });
+}
+
 }  // namespace shardtune::kernels

@@ -1,4 +1,4 @@
-// Root-mean-square normalisation, forward and backward.
+// Root-mean-square and layer normalisation, forward and backward.
 #pragma once
 
 #include "core/tensor.h"
@@ -22,5 +22,24 @@ struct RmsNormBackward {
   TensorView dweight;
 };
 void rms_norm_backward(const RmsNormBackward& args, Accumulate accumulate_dx);
+
+/// y = weight * (x - mean) * rstd + bias, rstd = 1 / sqrt(mean((x - mean)^2) + eps), in fp32,
+/// rounded once.
+/// Shapes  x, y [T,H]; weight, bias [H] f32; mean, rstd [T] f32 (saved for backward; may be empty)
+/// Dtypes  x f32 | bf16; y f32 | bf16
+/// Source  Ba et al. 2016, arXiv:1607.06450
+struct LayerNormForward {
+  TensorView x, weight, bias, y, mean, rstd;
+  float eps = 0.0f;
+};
+void layer_norm(const LayerNormForward& args);
+
+/// dx (+)= gradient of x; weight and bias are frozen.
+/// Dtypes  dy f32 | bf16; dx f32 | bf16
+struct LayerNormBackward {
+  TensorView dy, x, weight, mean, rstd;
+  TensorView dx;
+};
+void layer_norm_backward(const LayerNormBackward& args, Accumulate accumulate_dx);
 
 }  // namespace shardtune::kernels

@@ -85,6 +85,73 @@ void RmsNormDweightColumns(const RmsNormBackward& args, int64_t begin, int64_t e
   });
 }
 
+// The mean first, then the squares around it: no cancellation.
+void LayerNormRows(const LayerNormForward& args, int64_t begin, int64_t end) {
+  const Df df;
+  const int64_t width = args.x.dim(1);
+  const auto count = static_cast<size_t>(width);
+  const Row weight = row_of(args.weight), bias = row_of(args.bias);
+  for (int64_t t = begin; t < end; ++t) {
+    const Row x = row_of(args.x) + t * width, y = row_of(args.y) + t * width;
+    Vf sum = hn::Zero(df);
+    for_each_vector(count,
+                    [&](size_t i, size_t n) HWY_ATTR { sum = hn::Add(sum, load_n(x, i, n)); });
+    const float mean = sum_of_lanes(sum) / static_cast<float>(width);
+    const Vf shift = hn::Set(df, mean);
+    Vf squares = hn::Zero(df);
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      const Vf v = hn::Sub(load_n(x, i, n), shift);
+      // Lanes behind the row are zeros that the shift has moved.
+      const Vf square = hn::Mul(v, v);
+      squares = hn::Add(squares,
+                        n < hn::Lanes(df) ? hn::IfThenElseZero(hn::FirstN(df, n), square) : square);
+    });
+    const float variance = sum_of_lanes(squares) / static_cast<float>(width);
+    const float rstd = 1.0f / std::sqrt(variance + args.eps);
+    const Vf factor = hn::Set(df, rstd);
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      const Vf normalised = hn::Mul(hn::Sub(load_n(x, i, n), shift), factor);
+      store_n(hn::MulAdd(load_n(weight, i, n), normalised, load_n(bias, i, n)), y, i, n);
+    });
+    if (!args.mean.empty())
+      args.mean.data<float>()[t] = mean;
+    if (!args.rstd.empty())
+      args.rstd.data<float>()[t] = rstd;
+  }
+}
+
+// With g = w dy and n = (x - mean) r: dx = r (g - mean(g) - n mean(g n))
+void LayerNormBackwardRows(const LayerNormBackward& args, Accumulate accumulate, int64_t begin,
+                           int64_t end) {
+  const Df df;
+  const int64_t width = args.x.dim(1);
+  const auto count = static_cast<size_t>(width);
+  const Row weight = row_of(args.weight);
+  for (int64_t t = begin; t < end; ++t) {
+    const Row x = row_of(args.x) + t * width, dy = row_of(args.dy) + t * width;
+    const Row dx = row_of(args.dx) + t * width;
+    const Vf factor = hn::Set(df, args.rstd.data<const float>()[t]);
+    const Vf shift = hn::Set(df, args.mean.data<const float>()[t]);
+    Vf sum = hn::Zero(df), dot = hn::Zero(df);
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      // Behind the row g is zero, so that n does not matter there.
+      const Vf g = hn::Mul(load_n(dy, i, n), load_n(weight, i, n));
+      sum = hn::Add(sum, g);
+      dot = hn::MulAdd(g, hn::Mul(hn::Sub(load_n(x, i, n), shift), factor), dot);
+    });
+    const Vf mean_g = hn::Set(df, sum_of_lanes(sum) / static_cast<float>(width));
+    const Vf mean_gn = hn::Set(df, sum_of_lanes(dot) / static_cast<float>(width));
+    for_each_vector(count, [&](size_t i, size_t n) HWY_ATTR {
+      const Vf g = hn::Mul(load_n(dy, i, n), load_n(weight, i, n));
+      const Vf normalised = hn::Mul(hn::Sub(load_n(x, i, n), shift), factor);
+      Vf value = hn::Mul(factor, hn::NegMulAdd(normalised, mean_gn, hn::Sub(g, mean_g)));
+      if (accumulate == Accumulate::kYes)
+        value = hn::Add(load_n(dx, i, n), value);
+      store_n(value, dx, i, n);
+    });
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace shardtune::kernels
 HWY_AFTER_NAMESPACE();
@@ -94,6 +161,8 @@ namespace shardtune::kernels {
 HWY_EXPORT(RmsNormRows);
 HWY_EXPORT(RmsNormBackwardRows);
 HWY_EXPORT(RmsNormDweightColumns);
+HWY_EXPORT(LayerNormRows);
+HWY_EXPORT(LayerNormBackwardRows);
 
 namespace cpu {
 void rms_norm_rows(const RmsNormForward& args, int64_t begin, int64_t end) {
@@ -105,6 +174,13 @@ void rms_norm_backward_rows(const RmsNormBackward& args, Accumulate accumulate_d
 }
 void rms_norm_dweight_columns(const RmsNormBackward& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(RmsNormDweightColumns)(args, begin, end);
+}
+void layer_norm_rows(const LayerNormForward& args, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(LayerNormRows)(args, begin, end);
+}
+void layer_norm_backward_rows(const LayerNormBackward& args, Accumulate accumulate_dx,
+                              int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(LayerNormBackwardRows)(args, accumulate_dx, begin, end);
 }
 }  // namespace cpu
 }  // namespace shardtune::kernels

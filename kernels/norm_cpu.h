@@ -15,4 +15,8 @@ void rms_norm_backward_rows(const RmsNormBackward& args, Accumulate accumulate_d
 /// dweight of columns [begin, end), over all rows.
 void rms_norm_dweight_columns(const RmsNormBackward& args, int64_t begin, int64_t end);
 
+void layer_norm_rows(const LayerNormForward& args, int64_t begin, int64_t end);
+void layer_norm_backward_rows(const LayerNormBackward& args, Accumulate accumulate_dx,
+                              int64_t begin, int64_t end);
+
 }  // namespace shardtune::kernels::cpu

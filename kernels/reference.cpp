@@ -88,6 +88,48 @@ void rms_norm_backward_reference(const RmsNormBackward& args, Accumulate accumul
   }
 }
 
+void layer_norm_reference(const LayerNormForward& args) {
+  const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
+  for (int64_t t = 0; t < tokens; ++t) {
+    double mean = 0.0, variance = 0.0;
+    for (int64_t i = 0; i < width; ++i)
+      mean += load_element(args.x, t * width + i) / static_cast<double>(width);
+    for (int64_t i = 0; i < width; ++i) {
+      const double v = load_element(args.x, t * width + i) - mean;
+      variance += v * v / static_cast<double>(width);
+    }
+    const double r = 1.0 / std::sqrt(variance + args.eps);
+    for (int64_t i = 0; i < width; ++i) {
+      const double n = (load_element(args.x, t * width + i) - mean) * r;
+      store_element(
+          args.y, t * width + i,
+          static_cast<float>(load_element(args.weight, i) * n + load_element(args.bias, i)));
+    }
+    if (!args.mean.empty())
+      store_element(args.mean, t, static_cast<float>(mean));
+    if (!args.rstd.empty())
+      store_element(args.rstd, t, static_cast<float>(r));
+  }
+}
+
+void layer_norm_backward_reference(const LayerNormBackward& args, Accumulate accumulate_dx) {
+  const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const double r = load_element(args.rstd, t), mean = load_element(args.mean, t);
+    const auto g = [&](int64_t i) {
+      return double{load_element(args.dy, t * width + i)} * load_element(args.weight, i);
+    };
+    const auto n = [&](int64_t i) { return (load_element(args.x, t * width + i) - mean) * r; };
+    double sum = 0.0, dot = 0.0;
+    for (int64_t i = 0; i < width; ++i) {
+      sum += g(i) / static_cast<double>(width);
+      dot += g(i) * n(i) / static_cast<double>(width);
+    }
+    for (int64_t i = 0; i < width; ++i)
+      store(args.dx, t * width + i, r * (g(i) - sum - n(i) * dot), accumulate_dx);
+  }
+}
+
 void rope_reference(const TensorView& x, const RopeArgs& args, RopeDirection direction) {
   const int64_t half = static_cast<int64_t>(args.inverse_frequencies.size());
   const int64_t tokens = x.dim(0), heads = x.dim(1) / (2 * half);

@@ -22,6 +22,9 @@ void rms_norm_reference(const TensorView& x, const TensorView& weight, float eps
                         const TensorView& y, const TensorView& rstd);
 void rms_norm_backward_reference(const RmsNormBackward& args, Accumulate accumulate_dx);
 
+void layer_norm_reference(const LayerNormForward& args);
+void layer_norm_backward_reference(const LayerNormBackward& args, Accumulate accumulate_dx);
+
 void rope_reference(const TensorView& x, const RopeArgs& args, RopeDirection direction);
 
 void swiglu_reference(const TensorView& gate, const TensorView& up, const TensorView& out);

@@ -32,6 +32,8 @@ struct Family {
   std::string_view architecture;
   std::string_view prefix;  // of the names of all tensors but the head: "model."
   std::string_view layers;  // "model.layers."
+  /// Ends of the names of weights that files hold as [in,out] (Conv1D modules).
+  std::span<const std::string_view> conv1d;
   std::unique_ptr<Model> (*make)(const ModelSource&, ParameterStore&, const LoadOptions&) = nullptr;
   /// Everything but what all families spell alike.
   void (*read_config)(const io::JsonReader& json, ModelConfig& config) = nullptr;
@@ -44,6 +46,7 @@ const Registry<Family>& families();
 Family llama_family();
 Family mistral_family();
 Family qwen2_family();
+Family gpt2_family();
 
 /// For a family's reader: json's integer within [1, max], DataError otherwise.
 int64_t bounded_integer(const io::JsonReader& json, std::string_view key, int64_t value,

@@ -1,5 +1,7 @@
 #include "models/model_config.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "models/family.h"
 
@@ -81,6 +83,11 @@ int64_t bounded_integer(const io::GgufFile& file, const std::string& key) {
                     std::to_string(value) + ".");
   }
   return value;
+}
+
+bool is_conv1d(const ModelConfig& config, std::string_view tensor) {
+  const auto& names = families().at(config.model_type).conv1d;
+  return std::ranges::any_of(names, [&](std::string_view name) { return tensor.ends_with(name); });
 }
 
 ModelConfig parse_model_config(const io::Json& json_config, const std::string& name) {

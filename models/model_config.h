@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "io/gguf.h"
@@ -37,6 +38,8 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool output_bias = false;  // of the attention's output projection
   bool mlp_bias = false;
+  bool scales_attention = true;            // by 1 / sqrt(head_dim)
+  bool scales_attention_by_layer = false;  // by 1 / (layer + 1) too
   /// Sliding window of each layer, 0 = none; empty: no layer has one.
   std::vector<int64_t> layer_windows;
   std::vector<int64_t> eos_token_ids;
@@ -49,6 +52,9 @@ struct ModelConfig {
     return layer_windows.empty() ? 0 : layer_windows[static_cast<size_t>(layer)];
   }
 };
+
+/// Whether Hugging Face's files hold this weight as [in,out] (a Conv1D module).
+bool is_conv1d(const ModelConfig& config, std::string_view tensor);
 
 /// Errors  UnsupportedError: model_type, rope scaling, activation or quantization_config that is
 ///         not there yet; DataError: sizes missing, out of range or that do not fit together

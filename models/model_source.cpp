@@ -3,6 +3,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <utility>
 
 #include "core/error.h"
 #include "core/parallel_for.h"
@@ -119,6 +120,48 @@ class FolderSource : public TensorsSource {
     tensors_ = io::open_safetensors(folder);
   }
   std::string folder() const override { return path_; }
+
+  std::vector<int64_t> shape(const std::string& name) const override {
+    std::vector<int64_t> found = TensorsSource::shape(name);
+    if (found.size() == 2 && is_conv1d(config_, name))
+      std::swap(found[0], found[1]);
+    return found;
+  }
+
+  // Row `r` of a Conv1D's [out,in] is a column of the file's [in,out].
+  void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    if (!is_conv1d(config_, name))
+      return TensorsSource::read_rows(name, begin, end, out);
+    const io::TensorInfo& tensor = need(name);
+    SHARDTUNE_ASSERT(tensor.shape.size() == 2 && begin >= 0 && begin <= end &&
+                     end <= tensor.shape[1]);
+    const int64_t in = tensor.shape[0];
+    std::vector<float> part(static_cast<size_t>(end - begin));
+    for (int64_t i = 0; i < in; ++i) {
+      tensors_->read_float32(tensor, i * tensor.shape[1] + begin, i * tensor.shape[1] + end,
+                             part.data());
+      for (int64_t row = begin; row < end; ++row)
+        out[(row - begin) * in + i] = part[static_cast<size_t>(row - begin)];
+    }
+  }
+
+  void read_stored_rows(const std::string& name, int64_t begin, int64_t end,
+                        std::byte* out) const override {
+    if (!is_conv1d(config_, name))
+      return TensorsSource::read_stored_rows(name, begin, end, out);
+    // The types of safetensors have no blocks: every element moves by itself.
+    const io::TensorInfo& tensor = need(name);
+    SHARDTUNE_ASSERT(tensor.shape.size() == 2 && begin >= 0 && begin <= end &&
+                     end <= tensor.shape[1]);
+    const auto all = tensors_->bytes(tensor);
+    const int64_t in = tensor.shape[0], columns = tensor.shape[1];
+    const int64_t size = std::ssize(all) / (in * columns);
+    for (int64_t i = 0; i < in; ++i) {
+      for (int64_t row = begin; row < end; ++row)
+        std::memcpy(out + ((row - begin) * in + i) * size, all.data() + (i * columns + row) * size,
+                    static_cast<size_t>(size));
+    }
+  }
 
  protected:
   const io::TensorSource& tensors() const override { return *tensors_; }

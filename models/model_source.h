@@ -1,5 +1,6 @@
 // A model on disk, under Hugging Face's names and layout whatever the format: a folder with
-// config.json and safetensors, or one GGUF file (names mapped, q/k permutation undone).
+// config.json and safetensors, or one GGUF file (names mapped, q/k permutation undone); weights of
+// linears are [out,in] whatever the file holds.
 #pragma once
 
 #include <cstdint>

@@ -4,9 +4,10 @@
 namespace shardtune::models {
 
 const Registry<Family>& families() {
-  static const Registry<Family> kFamilies(
-      "model_type",
-      {{"llama", llama_family()}, {"mistral", mistral_family()}, {"qwen2", qwen2_family()}});
+  static const Registry<Family> kFamilies("model_type", {{"llama", llama_family()},
+                                                         {"mistral", mistral_family()},
+                                                         {"qwen2", qwen2_family()},
+                                                         {"gpt2", gpt2_family()}});
   return kFamilies;
 }
 

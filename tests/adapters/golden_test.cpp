@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "adapters/adapter.h"
+#include "kernels/elementwise.h"
 #include "models/head.h"
 #include "objectives/sft.h"
 #include "tests/support/small_model.h"
@@ -35,6 +36,12 @@ std::vector<std::string> cases() {
   return paths;
 }
 
+/// The golden model that a case was made on: what its adapter_config.json calls the base.
+std::string base_of(const std::string& folder) {
+  const std::string path = folder + "/adapter_config.json";
+  return io::JsonReader(io::read_json_file(path), path).string("base_model_name_or_path");
+}
+
 class AdapterGolden : public ::testing::TestWithParam<std::string> {
  protected:
   AdapterGolden()
@@ -55,7 +62,7 @@ class AdapterGolden : public ::testing::TestWithParam<std::string> {
     return options;
   }
 
-  SmallModel small_{"tied_gqa"};
+  SmallModel small_{base_of(GetParam())};
   std::unique_ptr<io::TensorSource> expected_;
   std::unique_ptr<Adapter> adapter_;
   std::vector<std::vector<int32_t>> ids_, labels_;
@@ -110,7 +117,8 @@ TEST_P(AdapterGolden, MergedWeightsGiveTheSameLogits) {
   // The merged model, as a delta through the frozen weight's own product.
   class Merged : public models::Hooks {
    public:
-    explicit Merged(const Adapter& adapter) : adapter_(adapter) {}
+    Merged(const Adapter& adapter, const ParameterStore& store)
+        : adapter_(adapter), store_(store) {}
     bool wraps(const models::BaseLinear&) const override { return true; }
     autograd::Variable on_linear(autograd::Tape&, const models::BaseLinear& linear,
                                  const autograd::Variable& x, const models::PassContext&,
@@ -120,12 +128,19 @@ TEST_P(AdapterGolden, MergedWeightsGiveTheSameLogits) {
       linear.dequantize_rows(0, linear.out_features(), weight);
       adapter_.merge_rows(linear, 0, linear.out_features(), weight);
       kernels::gemm(x.value(), weight, kernels::Transpose::kYes, y, kernels::Accumulate::kNo);
+      if (linear.bias() != kNoParameter) {
+        const Tensor bias(Shape{linear.out_features()}, DType::kFloat32);
+        kernels::cast(store_.value(linear.bias()), bias);
+        adapter_.merge_bias(linear, bias.span<float>());
+        kernels::add_bias(bias, y);
+      }
       return autograd::Variable::constant(std::move(y));
     }
 
    private:
     const Adapter& adapter_;
-  } merged(*adapter_);
+    const ParameterStore& store_;
+  } merged(*adapter_, small_.store);
   models::ForwardOptions merged_options = small_.forward_options(batch_);
   merged_options.hooks = {&merged};
   const auto again = small_.model->forward(tape, merged_options);

@@ -57,6 +57,22 @@ TEST_F(OpsTest, RmsNormGoesBack) {
       400.0);
 }
 
+TEST_F(OpsTest, LayerNormGoesBack) {
+  const auto frozen = [&](const char* name, uint64_t key) {
+    const ParameterId id =
+        store_.declare({name, unit_, ParameterKind::kFrozen, DType::kFloat32, Shape{9}});
+    store_.publish(id, random_tensor({9}, key).view().bytes());
+    return id;
+  };
+  const ParameterId weight = frozen("norm", 31), bias = frozen("shift", 32);
+  check(
+      {{5, 9}},
+      [&](Tape& tape, const auto& x) {
+        return layer_norm(tape, x[0], {weight, bias, 1e-5f, DType::kFloat32});
+      },
+      400.0);
+}
+
 TEST_F(OpsTest, SwigluGoesBack) {
   check({{3, 7}, {3, 7}}, [](Tape& tape, const auto& x) { return swiglu(tape, x[0], x[1]); });
 }

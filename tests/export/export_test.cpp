@@ -231,6 +231,24 @@ TEST(ExportHf, AFamilyKeepsItsBiasesAndItsConfiguration) {
   EXPECT_EQ(config.find("sliding_window")->as_integer(), 5);
 }
 
+// Conv1D weights are written as they were read, [in,out]; the export itself compares the logits.
+TEST(ExportHf, Conv1dWeightsKeepTheirLayout) {
+  const TempFolder temp;
+  AdapterOnModel base("", {}, "families/gpt2");
+  base.request.options.dtype = DType::kFloat32;
+  export_to(base, temp.path() / "base");
+  const auto original = io::open_safetensors(testing::golden("families/gpt2"));
+  const auto written = io::open_safetensors(temp.path() / "base");
+  ASSERT_EQ(written->tensors().size(), original->tensors().size());
+  for (const io::TensorInfo& tensor : original->tensors()) {
+    EXPECT_EQ(written->find(tensor.name)->shape, tensor.shape);
+    EXPECT_EQ(read_tensor(*written, tensor.name), read_tensor(*original, tensor.name));
+  }
+  AdapterOnModel adapted("families/gpt2_lora", {}, "families/gpt2");
+  export_to(adapted, temp.path() / "merged");
+  EXPECT_TRUE(adapted.adapter->peft_config("gpt2").find("fan_in_fan_out")->as_bool());
+}
+
 // W' = bf16(W + scale * B A), with the product in fp32: against the same sum in fp64. The product
 // of rank 4 has an error of at most 5 roundings of fp32, far below half a step of bf16 except where
 // the sum lies at a rounding boundary; so one bf16 step is allowed.

@@ -88,6 +88,86 @@ TEST(RmsNorm, BackwardIsTheDerivative) {
     EXPECT_NEAR(central_difference(p.weight, i, 1e-2f, value), dweight.data<float>()[i], 1e-3) << i;
 }
 
+struct LayerProblem : Problem {
+  Tensor bias, mean;
+  LayerProblem(Shape shape, DType dtype)
+      : Problem(shape, dtype),
+        bias(random_tensor({shape[1]}, DType::kFloat32, 5)),
+        mean(Shape{shape[0]}, DType::kFloat32) {}
+  LayerNormForward forward(const TensorView& y) const {
+    return {x, weight, bias, y, mean, rstd, kEps};
+  }
+};
+
+TEST(LayerNorm, ForwardAndBackwardEqualTheReference) {
+  for (const Shape& shape : kShapes) {
+    for (const DType dtype : kFloats) {
+      for (const Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes}) {
+        const LayerProblem p(shape, dtype);
+        const Tensor y(shape, dtype), expected(shape, DType::kFloat32);
+        layer_norm(p.forward(y));
+        const Tensor mean(Shape{shape[0]}, DType::kFloat32), rstd(Shape{shape[0]}, DType::kFloat32);
+        layer_norm_reference({p.x, p.weight, p.bias, expected, mean, rstd, kEps});
+        // Sums of H terms of size 4; a row of one element has variance 0 and rstd 1 / sqrt(eps).
+        const double rows = static_cast<double>(shape[1] + 8) * kRoundoffF32;
+        const double rstd_scale = shape[1] == 1 ? 320.0 : 1.0;
+        expect_within(
+            y, expected,
+            [&](int64_t, double e) {
+              return 20 * rows * rstd_scale + 1.01 * roundoff(dtype) * std::abs(e);
+            },
+            "y " + shape.to_string());
+        const Tensor dx = random_tensor(shape, dtype, 4);
+        const Tensor expected_dx = converted(dx, DType::kFloat32);
+        layer_norm_backward({p.dy, p.x, p.weight, p.mean, p.rstd, dx}, accumulate);
+        layer_norm_backward_reference({p.dy, p.x, p.weight, p.mean, p.rstd, expected_dx},
+                                      accumulate);
+        expect_within(
+            dx, expected_dx,
+            [&](int64_t, double e) {
+              return 50 * rows * rstd_scale + 1.01 * roundoff(dtype) * std::abs(e);
+            },
+            "dx " + shape.to_string());
+      }
+    }
+  }
+}
+
+TEST(LayerNorm, BackwardIsTheDerivative) {
+  const Shape shape{3, 19};
+  const LayerProblem p(shape, DType::kFloat32);
+  const Tensor y(shape, DType::kFloat32), dx(shape, DType::kFloat32);
+  layer_norm(p.forward(y));
+  layer_norm_backward({p.dy, p.x, p.weight, p.mean.clone(), p.rstd.clone(), dx}, Accumulate::kNo);
+  const auto value = [&] {
+    layer_norm(p.forward(y));
+    return weighted_sum(y, p.dy);
+  };
+  // Truncation of order h^2 = 1e-4, roundoff 1e-6 / 2h.
+  for (int64_t i = 0; i < p.x.numel(); ++i)
+    EXPECT_NEAR(central_difference(p.x, i, 1e-2f, value), dx.data<float>()[i], 1e-3) << i;
+}
+
+TEST(LayerNorm, SameBitsAtAnyThreadCount) {
+  const Shape shape{1100, 217};
+  const LayerProblem p(shape, DType::kFloat32);
+  expect_same_bits_at_any_thread_count(
+      [&] {
+        std::vector<Tensor> outputs;
+        outputs.emplace_back(shape, DType::kFloat32);
+        outputs.emplace_back(shape, DType::kFloat32);
+        layer_norm(p.forward(outputs[0]));
+        layer_norm_backward({p.dy, p.x, p.weight, p.mean, p.rstd, outputs[1]}, Accumulate::kNo);
+        return outputs;
+      },
+      "layer_norm");
+}
+
+TEST(LayerNorm, RefusesShapesThatDoNotFit) {
+  const Tensor x(Shape{2, 3}, DType::kFloat32), weight(Shape{4}, DType::kFloat32);
+  EXPECT_THROW(layer_norm({x, weight, weight, x, {}, {}, kEps}), ArgumentError);
+}
+
 TEST(RmsNorm, MixesDtypesOfInputAndOutput) {
   const Tensor x = random_tensor({4, 33}, DType::kBFloat16, 1);
   const Tensor weight = random_tensor({33}, DType::kFloat32, 2);

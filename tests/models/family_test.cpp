@@ -108,7 +108,10 @@ INSTANTIATE_TEST_SUITE_P(
         LogitsCase{"families/qwen2_tied", "families/qwen2_tied/expected.safetensors"},
         LogitsCase{"families/linear_rope", "families/linear_rope/expected.safetensors"},
         LogitsCase{"families/qwen2_linear.gguf", "families/qwen2_linear.expected.safetensors"},
-        LogitsCase{"families/llama3_rope.gguf", "llama/llama3_rope/expected.safetensors"}));
+        LogitsCase{"families/llama3_rope.gguf", "llama/llama3_rope/expected.safetensors"},
+        LogitsCase{"families/gpt2", "families/gpt2/expected.safetensors"},
+        LogitsCase{"families/gpt2_scaled", "families/gpt2_scaled/expected.safetensors"},
+        LogitsCase{"families/gpt2.gguf", "families/gpt2/expected.safetensors"}));
 
 struct AdapterCase {
   const char* model;
@@ -149,7 +152,8 @@ TEST_P(FamilyLora, LogitsLossAndEveryGradientEqualPeft) {
 INSTANTIATE_TEST_SUITE_P(
     Adapters, FamilyLora,
     ::testing::Values(AdapterCase{"families/mistral_window", "families/mistral_lora"},
-                      AdapterCase{"families/qwen2_tied", "families/qwen2_lora"}));
+                      AdapterCase{"families/qwen2_tied", "families/qwen2_lora"},
+                      AdapterCase{"families/gpt2", "families/gpt2_lora"}));
 
 std::string refusal(const std::string& json) {
   try {
@@ -170,7 +174,7 @@ TEST(Family, WhatIsNotThereIsRefusedByName) {
   const auto expect = [](const std::string& json, const std::string& part) {
     EXPECT_NE(refusal(json).find(part), std::string::npos) << refusal(json);
   };
-  expect(R"({"model_type": "bloom"})", "model_type 'bloom' (known: llama, mistral, qwen2");
+  expect(R"({"model_type": "bloom"})", "model_type 'bloom' (known: llama, mistral, qwen2, gpt2)");
   expect(config_json(R"(, "rope_scaling": {"type": "dynamic", "factor": 2.0})"),
          "rope type 'dynamic' is not supported yet (known: default, linear, llama3)");
   expect(config_json(R"(, "rope_scaling": {"type": "linear", "factor": 0.5})"), "[1, 1e6]");
@@ -180,7 +184,16 @@ TEST(Family, WhatIsNotThereIsRefusedByName) {
              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
              "use_sliding_window": true, "layer_types": ["full_attention"]})",
          "layer_types: expected a list of 2");
+  expect(R"({"model_type": "gpt2", "n_embd": 30, "n_head": 4})", "n_embd 30 is not a multiple");
+  expect(R"({"model_type": "gpt2", "activation_function": "relu"})", "'relu' (known: gelu_new)");
   EXPECT_EQ(refusal(config_json("")), "");
+}
+
+TEST(Family, APositionThatWasNotLearnedIsRefused) {
+  SmallModel small("families/gpt2");
+  const TokenBatch batch = make_batch({std::vector<int32_t>(65, 5)});
+  Tape tape(small.store, autograd::Recording::kOff);
+  EXPECT_THROW(small.model->forward(tape, small.forward_options(batch)), DataError);
 }
 
 TEST(Family, DefaultsAreThoseOfTheClass) {

@@ -2,6 +2,7 @@
 // recompute, packed and not, in both compute dtypes, and after a resume.
 #include <gtest/gtest.h>
 
+#include "adapters/adapter.h"
 #include "tests/trainer/small_run.h"
 
 namespace shardtune::trainer {
@@ -61,7 +62,48 @@ TEST_P(FamilyTraining, GoesOnAfterAStop) {
   EXPECT_EQ(small.adapter_bytes("cut"), small.adapter_bytes("whole"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, FamilyTraining, ::testing::Values("mistral", "qwen2"));
+TinyShape gpt2_shape() {
+  TinyShape shape;
+  shape.model_type = "gpt2";
+  return shape;
+}
+
+TEST(Gpt2Training, EveryAdapterMethodHasTheSameBitsOnTwoRanks) {
+  const SmallRun small(gpt2_shape());
+  for (const std::string& method : adapters::adapter_methods().names()) {
+    const std::vector<std::string> common = {
+        "adapter={method: " + method + ", target_modules: [c_attn, c_fc, c_proj]}",
+        "training.max_steps=2", "training.micro_batch_size=1", "training.global_batch_size=2"};
+    small.run(small.config(method, common));
+    auto sharded = common;
+    sharded.push_back("parallel.zero_optimization={stage: 3}");
+    sharded.push_back("training.gradient_checkpointing=true");
+    small.run(small.config(method + "3", sharded), 2);
+    ASSERT_EQ(small.losses(method).size(), 2u) << method;
+    EXPECT_EQ(small.losses(method + "3"), small.losses(method)) << method;
+    EXPECT_TRUE(small.adapter_bytes(method + "3") == small.adapter_bytes(method)) << method;
+  }
+}
+
+// A folder's [in,out] weights are turned element by element.
+TEST(Gpt2Training, KeepHasTheBitsOfTheSameValuesHeldDensely) {
+  const SmallRun small(gpt2_shape());
+  for (const std::string method : {"none", "keep"})
+    small.run(small.config(method, {"training.max_steps=2", "model.compute_dtype=bfloat16",
+                                    "quantization={method: " + method + "}"}));
+  EXPECT_EQ(small.losses("keep"), small.losses("none"));
+  EXPECT_TRUE(small.adapter_bytes("keep") == small.adapter_bytes("none"));
+}
+
+TEST(Gpt2Training, Int8HasTheSameBitsOnTwoRanks) {
+  const SmallRun small(gpt2_shape());
+  const std::vector<std::string> common = {"training.max_steps=2", "model.compute_dtype=int8"};
+  small.run(small.config("one", common));
+  small.run(small.config("two", common), 2);
+  EXPECT_EQ(small.losses("two"), small.losses("one"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyTraining, ::testing::Values("mistral", "qwen2", "gpt2"));
 
 }  // namespace
 }  // namespace shardtune::trainer

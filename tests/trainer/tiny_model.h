@@ -101,7 +101,7 @@ struct TinyShape {
   int64_t heads = 4;
   int64_t kv_heads = 2;
   int64_t vocab = 260;
-  std::string model_type = "llama";  // | mistral (window of 20) | qwen2 (biases)
+  std::string model_type = "llama";  // | mistral (window of 20) | qwen2 (biases) | gpt2
 };
 
 inline io::TensorToWrite random_tensor(const std::string& name, std::vector<int64_t> shape,
@@ -116,6 +116,38 @@ inline io::TensorToWrite random_tensor(const std::string& name, std::vector<int6
           }};
 }
 
+/// GPT-2's tensors: layer norms with bias, [in,out] weights, learned positions.
+inline std::vector<io::TensorToWrite> gpt2_tensors(const TinyShape& shape) {
+  const int64_t hidden = shape.hidden;
+  std::vector<io::TensorToWrite> tensors;
+  const auto add = [&](const std::string& name, std::vector<int64_t> extents) {
+    const bool is_norm = name.find(".ln_") != std::string::npos && name.ends_with("weight");
+    tensors.push_back(random_tensor("transformer." + name, std::move(extents),
+                                    is_norm ? 0.05f : 0.1f, is_norm ? 1.0f : 0.0f));
+  };
+  const auto norm = [&](const std::string& name) {
+    add(name + ".weight", {hidden});
+    add(name + ".bias", {hidden});
+  };
+  const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
+    add(name + ".weight", {in, out});
+    add(name + ".bias", {out});
+  };
+  add("wte.weight", {shape.vocab, hidden});
+  add("wpe.weight", {512, hidden});
+  for (int64_t i = 0; i < shape.layers; ++i) {
+    const std::string layer = "h." + std::to_string(i) + ".";
+    norm(layer + "ln_1");
+    linear(layer + "attn.c_attn", hidden, 3 * hidden);
+    linear(layer + "attn.c_proj", hidden, hidden);
+    norm(layer + "ln_2");
+    linear(layer + "mlp.c_fc", hidden, shape.intermediate);
+    linear(layer + "mlp.c_proj", shape.intermediate, hidden);
+  }
+  norm("ln_f");
+  return tensors;
+}
+
 /// Writes the model folder.
 inline void make_tiny_model(const fs::path& folder, const TinyShape& shape = {}) {
   fs::create_directories(folder);
@@ -127,10 +159,17 @@ inline void make_tiny_model(const fs::path& folder, const TinyShape& shape = {})
                  ", \"num_hidden_layers\": " + std::to_string(shape.layers) +
                  ", \"num_attention_heads\": " + std::to_string(shape.heads) +
                  ", \"num_key_value_heads\": " + std::to_string(shape.kv_heads) +
-                 ", \"vocab_size\": " + std::to_string(shape.vocab) +
+                 ", \"n_embd\": " + std::to_string(shape.hidden) +
+                 ", \"n_inner\": " + std::to_string(shape.intermediate) + ", \"n_layer\": " +
+                 std::to_string(shape.layers) + ", \"n_head\": " + std::to_string(shape.heads) +
+                 ", \"n_positions\": 512" + ", \"vocab_size\": " + std::to_string(shape.vocab) +
                  R"(, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
 "tie_word_embeddings": true, "eos_token_id": 258})");
   write_tokenizer(folder);
+  if (shape.model_type == "gpt2") {
+    io::write_safetensors(folder / "model.safetensors", gpt2_tensors(shape));
+    return;
+  }
   const int64_t kv = shape.hidden / shape.heads * shape.kv_heads;
   std::vector<io::TensorToWrite> tensors;
   const auto matrix = [&](const std::string& name, int64_t out, int64_t in) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes one folder per adapter method: the adapter as PEFT saves it, with random tensors, and what
-PEFT computes with it on ../llama/tied_gqa (expected.safetensors: logits, loss, gradients by name).
+PEFT computes with it on ../llama/tied_gqa or, gpt2_*, on ../families/gpt2 (expected.safetensors:
+logits, loss, gradients by name).
 
     python3 tests/golden/adapters/make_golden.py            # rewrites the folders beside this file
     python3 tests/golden/adapters/make_golden.py NAME...    # some of them
@@ -20,6 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import peft
 import safetensors.torch
 import torch
+import transformers
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "llama"))
@@ -47,6 +49,38 @@ CASES = {
     "boft": (peft.BOFTConfig, dict(target_modules=SOME, boft_block_size=4), 0.1, {"boft_s": 1}),
 }
 
+# PEFT knows gpt2's Conv1D modules for these methods alone.
+CONV1D = dict(target_modules=["c_attn", "mlp.c_proj"])
+GPT2_CASES = {
+    "gpt2_dora": (peft.LoraConfig, dict(CONV1D, r=2, lora_alpha=4, use_dora=True), 0.2, {}),
+    "gpt2_ia3": (peft.IA3Config, dict(CONV1D, feedforward_modules=["mlp.c_proj"]), 0.3,
+                 {"ia3_l": 1}),
+    "gpt2_vera": (peft.VeraConfig, dict(CONV1D, r=8), 0.3, {}),
+}
+# The others meet the same model with its Conv1D modules written as nn.Linear.
+LINEAR_CASES = {
+    "gpt2_loha": (peft.LoHaConfig, dict(CONV1D, r=2, alpha=3), 0.3, {}),
+    "gpt2_lokr": (peft.LoKrConfig, dict(CONV1D, r=2, alpha=3), 0.3, {}),
+    "gpt2_oft": (peft.OFTConfig, dict(CONV1D, oft_block_size=8), 0.1, {}),
+    "gpt2_boft": (peft.BOFTConfig, dict(CONV1D, boft_block_size=4), 0.1, {"boft_s": 1}),
+}
+
+
+def load_base(name):
+    if name in CASES:
+        return llama.load(HERE.parent / "llama" / "tied_gqa")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        HERE.parent / "families" / "gpt2", dtype=torch.float32, attn_implementation="eager").eval()
+    if name in LINEAR_CASES:
+        for path, module in list(model.named_modules()):
+            if isinstance(module, transformers.pytorch_utils.Conv1D):
+                linear = torch.nn.Linear(*module.weight.shape)  # [in,out]
+                linear.weight = torch.nn.Parameter(module.weight.detach().T.contiguous())
+                linear.bias = module.bias
+                parent, leaf = path.rsplit(".", 1)
+                setattr(model.get_submodule(parent), leaf, linear)
+    return model
+
 
 def randomize(model, seed, scale, centers):
     """New values for every trained parameter, in order of name."""
@@ -64,8 +98,8 @@ def randomize(model, seed, scale, centers):
             parameter.copy_(values)
 
 
-def save(model, folder):
-    model.peft_config["default"].base_model_name_or_path = "tied_gqa"
+def save(model, folder, base):
+    model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
@@ -76,13 +110,13 @@ def save(model, folder):
     path.write_text(json.dumps(saved, indent=2) + "\n")
 
 
-def write_case(folder, index, case):
+def write_case(folder, index, name, case):
     kind, options, scale, centers = case
     torch.manual_seed(300 + index)
     config = kind(task_type="CAUSAL_LM", **options)
-    model = peft.get_peft_model(llama.load(HERE.parent / "llama" / "tied_gqa"), config)
+    model = peft.get_peft_model(load_base(name), config)
     randomize(model, 400 + index, scale, centers)
-    save(model, folder)
+    save(model, folder, "tied_gqa" if name in CASES else "families/gpt2")
     loss, tensors = llama.forward(model.eval())
     loss.backward()
     for index in range(len(llama.SEQUENCE_LENGTHS)):
@@ -107,9 +141,10 @@ def main():
     changed = []
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
-        for index, (name, case) in enumerate(CASES.items()):
+        for index, (name, case) in enumerate(
+                {**CASES, **GPT2_CASES, **LINEAR_CASES}.items()):
             if not arguments.names or name in arguments.names:
-                write_case(root / name, index, case)
+                write_case(root / name, index, name, case)
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             target = HERE / path.relative_to(root)
             if target.exists() and filecmp.cmp(path, target, shallow=False):
