@@ -11,9 +11,14 @@
 
 namespace shardtune::data {
 
+class Tokenizer;
+
 struct Message {
   std::string role;  // "system", "user", "assistant", "tool"
   std::string content;
+  /// Where in `content` the input of an alpaca record begins (npos: no input): the alpaca template
+  /// alone writes it apart from the instruction.
+  std::size_t input_begin = std::string::npos;
 };
 
 /// A piece of rendered text. Template pieces hold special tokens; content pieces are the user's
@@ -31,18 +36,31 @@ class ChatTemplate {
  public:
   virtual ~ChatTemplate() = default;
   virtual std::string_view name() const = 0;
-  /// DataError naming the message index and role when a role or order cannot be rendered.
+  /// DataError naming the message index and role when a role or order cannot be rendered, or when
+  /// the reference would leave a message out without a word.
   virtual std::vector<RenderedPiece> render(const std::vector<Message>& messages,
                                             GenerationPrompt prompt) const = 0;
   std::string render_text(const std::vector<Message>& messages, GenerationPrompt prompt) const;
 };
 
-using ChatTemplateFactory = std::unique_ptr<ChatTemplate> (*)();
+/// Texts of the model's own first and last token, "" for one that it lacks.
+struct TemplateTokens {
+  std::string bos;
+  std::string eos;
+};
+TemplateTokens template_tokens(const Tokenizer& tokenizer);
+
+using ChatTemplateFactory = std::unique_ptr<ChatTemplate> (*)(const TemplateTokens& tokens);
 const Registry<ChatTemplateFactory>& chat_templates();
 
-/// Template by name, or for "auto" the one whose text the model carries (recognised by its parts).
+/// Template by name, or for "auto" the one whose text the model carries (the whole text is compared
+/// in one spelling of it).
+/// ConfigError: an unknown name; a template that closes answers with eos, for a model without one.
 /// UnsupportedError: "auto" with a text that is not known, or no text; lists the names.
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name_or_auto,
-                                                 std::string_view model_template_text);
+                                                 std::string_view model_template_text,
+                                                 const TemplateTokens& tokens);
+std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name_or_auto,
+                                                 const Tokenizer& tokenizer);
 
 }  // namespace shardtune::data

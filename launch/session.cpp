@@ -152,7 +152,7 @@ std::unique_ptr<data::ChatTemplate> chat_template_for(const ModelArguments& argu
   }
   if (name == "none")
     return nullptr;
-  return data::make_chat_template(name.empty() ? "auto" : name, tokenizer.chat_template_text());
+  return data::make_chat_template(name.empty() ? "auto" : name, tokenizer);
 }
 
 }  // namespace shardtune::launch

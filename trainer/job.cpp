@@ -16,7 +16,7 @@ std::unique_ptr<data::ChatTemplate> choose_template(const Job& job) {
   if (name == "none" || job.config.training.objective == "pretrain")
     return nullptr;
   try {
-    return data::make_chat_template(name, job.tokenizer->chat_template_text());
+    return data::make_chat_template(name, *job.tokenizer);
   } catch (const UnsupportedError&) {
     // A model without a known template still trains on plain text.
     for (const auto* files : {&job.config.data.train, &job.config.data.eval}) {

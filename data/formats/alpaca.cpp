@@ -41,8 +41,13 @@ std::vector<Record> read_alpaca(const DatasetFile& file, const std::string& text
       record.messages.push_back({"system", system});
     add_history(row, record);
     std::string prompt = row.text("instruction");
-    if (const std::string input = optional_text(row, "input"); !input.empty())
-      prompt += (prompt.empty() ? "" : "\n") + input;
+    std::size_t input_begin = std::string::npos;
+    if (const std::string input = optional_text(row, "input"); prompt.empty()) {
+      prompt = input;
+    } else if (!input.empty()) {
+      input_begin = prompt.size() + 1;
+      prompt += "\n" + input;
+    }
     if (prompt.empty())
       row.fail(row.key("instruction"), "an instruction", "an empty string",
                "Remove the record or fill it in.");
@@ -50,7 +55,7 @@ std::vector<Record> read_alpaca(const DatasetFile& file, const std::string& text
     if (answer.empty())
       row.fail(row.key("output"), "an answer", "an empty string",
                "Remove the record or fill it in.");
-    record.messages.push_back({"user", std::move(prompt)});
+    record.messages.push_back({"user", std::move(prompt), input_begin});
     record.messages.push_back({"assistant", answer});
     records.push_back(std::move(record));
   });

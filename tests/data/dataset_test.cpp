@@ -12,17 +12,23 @@ namespace {
 using testing::expect_error;
 using testing::TempFolder;
 
-/// The small vocabulary with ChatML's marks among its special tokens.
+/// Writes the small vocabulary with other names of its special tokens <|a|>b, <|a|> and <|end|>.
+void write_tokenizer(const TempFolder& folder, const std::vector<std::string>& names) {
+  std::string text = io::read_text_file(testing::golden("tokenizer/small_digits.json"), 1 << 24);
+  const std::string from[] = {"<|a|>b", "<|a|>", "<|end|>"};
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    for (std::size_t at = 0; (at = text.find(from[i], at)) != std::string::npos;
+         at += names[i].size())
+      text.replace(at, from[i].size(), names[i]);
+  }
+  folder.write("tokenizer.json", text);
+  folder.write("tokenizer_config.json", "{\"eos_token\": \"" + names.back() + "\"}");
+}
+
+/// With ChatML's marks among the special tokens.
 std::unique_ptr<Tokenizer> chat_tokenizer() {
   const TempFolder folder;
-  std::string text = io::read_text_file(testing::golden("tokenizer/small_digits.json"), 1 << 24);
-  for (const auto& [from, to] : {std::pair<std::string, std::string>{"<|a|>b", "<|x|>"},
-                                 {"<|a|>", "<|im_start|>"},
-                                 {"<|end|>", "<|im_end|>"}})
-    for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
-      text.replace(at, from.size(), to);
-  folder.write("tokenizer.json", text);
-  folder.write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  write_tokenizer(folder, {"<|x|>", "<|im_start|>", "<|im_end|>"});
   return load_tokenizer(folder.path());
 }
 
@@ -90,6 +96,21 @@ TEST(DataFormats, AlpacaJoinsInstructionAndInputAndTakesSystemAndHistory) {
   const auto mapped = read("a.jsonl", R"({"q": "Add.", "a": "3"})", "alpaca",
                            {{"instruction", "q"}, {"output", "a"}});
   EXPECT_EQ(turns(mapped.at(0)), (Turns{"user: Add.", "assistant: 3"}));
+}
+
+TEST(DataFormats, AlpacaInputIsKnownToTheTemplateOfThatName) {
+  const auto chat = make_chat_template("alpaca", "", {"", "</s>"});
+  const auto render = [&](const std::string& line) {
+    return chat->render_text(read("a.jsonl", line).at(0).messages, GenerationPrompt::kNone);
+  };
+  const std::string with = render(R"({"instruction": "Add.", "input": "1\n2", "output": "3"})");
+  EXPECT_NE(with.find("paired with an input"), std::string::npos);
+  EXPECT_TRUE(
+      with.ends_with("\n\n### Instruction:\nAdd.\n\n### Input:\n1\n2\n\n### Response:3</s>"));
+  for (const char* line : {R"({"instruction": "Add.", "input": "", "output": "3"})",
+                           R"({"instruction": "", "input": "Add.", "output": "3"})"})
+    EXPECT_TRUE(
+        render(line).ends_with(" request.\n\n### Instruction:\nAdd.\n\n### Response:3</s>"));
 }
 
 TEST(DataFormats, ShareGptTurnsItsRolesIntoOurs) {
@@ -222,7 +243,7 @@ Record conversation() {
 
 TEST(TokenizeRecord, TrainsTheChosenTokens) {
   const auto tokenizer = chat_tokenizer();
-  const auto chat = make_chat_template("chatml", "");
+  const auto chat = make_chat_template("chatml", "", {});
   const auto trained = [&](TrainOn train_on) {
     return trained_text(tokenize_record(conversation(), *tokenizer, chat.get(), train_on),
                         *tokenizer);
@@ -236,7 +257,7 @@ TEST(TokenizeRecord, TrainsTheChosenTokens) {
 
 TEST(TokenizeRecord, ContentForgesNoControlTokens) {
   const auto tokenizer = chat_tokenizer();
-  const auto chat = make_chat_template("chatml", "");
+  const auto chat = make_chat_template("chatml", "", {});
   const Sample sample =
       tokenize_record(conversation(), *tokenizer, chat.get(), TrainOn::kCompletion);
   EXPECT_EQ(std::count(sample.ids.begin(), sample.ids.end(), *tokenizer->token_id("<|im_end|>")),
@@ -245,7 +266,7 @@ TEST(TokenizeRecord, ContentForgesNoControlTokens) {
 
 TEST(TokenizeRecord, PromptIdsDoNotDependOnTheAnswer) {
   const auto tokenizer = chat_tokenizer();
-  const auto chat = make_chat_template("smollm2", "");
+  const auto chat = make_chat_template("smollm2", "", {});
   for (const ChatTemplate* each : std::vector<const ChatTemplate*>{nullptr, chat.get()}) {
     for (const std::string answer : {"x", "\n\nx", " the house", "ing", "'s", "2"}) {
       Record record;
@@ -298,6 +319,26 @@ DatasetOptions options_for(const std::string& path, int64_t max_length = 64) {
   return options;
 }
 
+TEST(TokenizeRecord, TrainsAnswersWithTheirEndByTheTemplateThatTheModelCarries) {
+  const io::Json golden = io::read_json_file(testing::golden("chat_template/templates.json"));
+  const TempFolder folder;
+  write_tokenizer(folder, {"<|end_header_id|>", "<|start_header_id|>", "<|eot_id|>"});
+  for (const io::Json& row : golden.find("rows")->as_array()) {
+    if (row.find("name")->as_string() == "llama3")
+      folder.write("chat_template.jinja", row.find("text")->as_string());
+  }
+  const auto tokenizer = load_tokenizer(folder.path());
+  const auto chat = make_chat_template("auto", *tokenizer);
+  EXPECT_EQ(chat->name(), "llama3");
+  Record record;
+  record.messages = {{"user", "q "}, {"assistant", " a"}, {"user", "r"}, {"assistant", "bb\n"}};
+  const auto trained = [&](TrainOn train_on) {
+    return trained_text(tokenize_record(record, *tokenizer, chat.get(), train_on), *tokenizer);
+  };
+  EXPECT_EQ(trained(TrainOn::kAssistant), "a<|eot_id|>|bb<|eot_id|>");
+  EXPECT_EQ(trained(TrainOn::kCompletion), "bb<|eot_id|>");
+}
+
 TEST(LoadDataset, CountsTokensAndTruncation) {
   const TempFolder folder;
   const auto tokenizer = chat_tokenizer();
@@ -325,7 +366,7 @@ TEST(LoadDataset, CountsTokensAndTruncation) {
 TEST(LoadDataset, DoesNotDependOnTheNumberOfThreads) {
   const TempFolder folder;
   const auto tokenizer = chat_tokenizer();
-  const auto chat = make_chat_template("smollm2", "");
+  const auto chat = make_chat_template("smollm2", "", {});
   std::string text;
   for (int i = 0; i < 300; ++i)
     text += "{\"prompt\": \"house " + std::to_string(i) + "\", \"completion\": \"the tree\"}\n";
@@ -362,7 +403,7 @@ TEST(LoadDataset, CutsADocumentIntoSamplesThatLoseNothing) {
 TEST(LoadDataset, RefusesATemplateWhoseEndTokenTheModelLacks) {
   const TempFolder folder;
   const auto tokenizer = testing::small_tokenizer("digits", R"({"eos_token": "<|end|>"})");
-  const auto chat = make_chat_template("chatml", "");
+  const auto chat = make_chat_template("chatml", "", {});
   const std::string path = folder.write("d.jsonl", "{\"prompt\": \"p\", \"completion\": \"c\"}\n");
   expect_error<DataError>([&] { load_dataset(options_for(path, 512), *tokenizer, chat.get()); },
                           {"d.jsonl:1: completion", "ends generation", "template"});
@@ -384,7 +425,7 @@ TEST(SampleTask, SplitsAreDisjointAndShort) {
   if (testing::model_path().empty())
     GTEST_SKIP() << "no SmolLM2 file: set SHARDTUNE_MODEL";
   const auto tokenizer = load_tokenizer(testing::model_path());
-  const auto chat = make_chat_template("auto", tokenizer->chat_template_text());
+  const auto chat = make_chat_template("auto", *tokenizer);
   const Dataset dataset =
       load_dataset(options_for(folder + "train.jsonl", 128), *tokenizer, chat.get());
   EXPECT_EQ(dataset.stats.num_truncated, 0);

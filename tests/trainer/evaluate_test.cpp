@@ -30,7 +30,7 @@ struct Loaded {
     model = models::load_model(*source, *store, {});
     store->seal();
     tokenizer = data::load_tokenizer(folder);
-    chat = data::make_chat_template("chatml", "");
+    chat = data::make_chat_template("chatml", "", {});
     data::DatasetOptions options;
     options.files = {{small.path("eval.jsonl").string(), "completion", {}}};
     options.max_length = 96;
