@@ -95,6 +95,7 @@ void add_sample(const std::vector<Sample>& samples, int64_t index, MicroBatchPla
 StepPlan make_step(const std::vector<Sample>& samples, const PlanOptions& options,
                    const std::vector<Row>& rows, std::size_t begin, std::size_t end) {
   StepPlan step;
+  step.num_rows = static_cast<int64_t>(end - begin);
   for (std::size_t row = begin; row < end; ++row) {
     if ((row - begin) % static_cast<std::size_t>(options.micro_batch_size) == 0)
       step.micro_batches.emplace_back();

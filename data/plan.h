@@ -39,6 +39,7 @@ struct StepPlan {
   std::vector<MicroBatchPlan> micro_batches;
   int64_t num_trained_tokens = 0;
   int64_t num_tokens = 0;
+  int64_t num_rows = 0;
 };
 
 /// Keeps a reference to the samples. Thread safe. ArgumentError: no samples, or one longer than a

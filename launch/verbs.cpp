@@ -11,6 +11,7 @@ namespace {
 constexpr Verb kVerbs[] = {
     {"train", "fine-tune by a YAML configuration", &run_train},
     {"plan", "memory, traffic and disk of a run before it starts", &run_plan},
+    {"audit", "the tokens a run would train on, with their labels", &run_audit},
     {"eval", "loss, perplexity and exact match on a data file", &run_eval},
     {"generate", "continue one prompt or a file of prompts", &run_generate},
     {"tokenize", "text to token ids and back", &run_tokenize},
@@ -18,7 +19,6 @@ constexpr Verb kVerbs[] = {
     {"inspect", "tensors and metadata of a model, adapter or checkpoint", &run_inspect},
     {"report", "one page about a run", &run_report},
     {"version", "version, build options, CPU and libraries", &run_version},
-    {"audit", "the tokens a run would train on (later)", nullptr},
     {"chat", "a conversation in the terminal (later)", nullptr},
     {"quantize", "a quantised checkpoint for other tools (later)", nullptr},
 };

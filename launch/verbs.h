@@ -22,6 +22,7 @@ const Verb& find_verb(const std::string& name);
 
 int run_train(Arguments arguments);
 int run_plan(Arguments arguments);
+int run_audit(Arguments arguments);
 int run_eval(Arguments arguments);
 int run_generate(Arguments arguments);
 int run_tokenize(Arguments arguments);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/log.h"
+#include "data/audit.h"
 #include "io/file.h"
 #include "models/int8_linears.h"
 #include "trainer/offload.h"
@@ -102,11 +103,9 @@ data::PlanOptions plan_options(const RunConfig& config) {
   return options;
 }
 
-void check_inputs(Job& job) {
+void read_data(Job& job) {
   const RunConfig& config = job.config;
-  check_offload(job);
   job.source = models::open_model_source(config.model.model_name_or_path);
-  job.compute_dtype = resolve_compute_dtype(config.model.compute_dtype);
   check_context(job);
   job.tokenizer = data::load_tokenizer(config.model.model_name_or_path);
   job.chat = choose_template(job);
@@ -117,7 +116,19 @@ void check_inputs(Job& job) {
     warn_truncated(job.eval_set, "eval", config.data.max_length);
   }
   make_plan(job);
-  job.objective = objectives::objectives().at(config.training.objective)();
+}
+
+void require_trainable(const Job& job) {
+  data::require_trained_end(job.train_set, *job.tokenizer, "data.train",
+                            job.config.data.max_length);
+}
+
+void check_inputs(Job& job) {
+  check_offload(job);
+  job.compute_dtype = resolve_compute_dtype(job.config.model.compute_dtype);
+  read_data(job);
+  require_trainable(job);
+  job.objective = objectives::objectives().at(job.config.training.objective)();
 }
 
 void agree_on_inputs(Job& job, const std::string& identity) {

@@ -58,6 +58,11 @@ struct Job {
 /// The options of the data plan that the configuration asks for.
 data::PlanOptions plan_options(const RunConfig& config);
 
+/// The part of check_inputs() that reads data: opens the model's header, tokenises, plans.
+void read_data(Job& job);
+/// DataError when no end token would ever be trained (data/audit.h).
+void require_trainable(const Job& job);
+
 /// Opens the model's header, tokenises, plans. No collective: what is wrong in the inputs is told
 /// by every rank that sees it. Errors  those of model, tokenizer, template and data; ConfigError:
 /// max_length above the model's

@@ -54,7 +54,7 @@ TEST(CommandLine, ChecksNumbersAndChoices) {
 
 TEST(CommandLine, NamesTheStatusPageForWhatComesLater) {
   const ProgramFolder folder;
-  for (const char* verb : {"audit", "chat", "quantize"})
+  for (const char* verb : {"chat", "quantize"})
     expect_refused(folder.run(verb), 64, {"docs/status.md"});
   const std::string generate = "generate --model model --prompt x ";
   for (const char* option : {"--temperature 0.7", "--top-p 0.9", "--top-k 5", "--seed 1",
@@ -71,7 +71,7 @@ TEST(CommandLine, HelpGoesToStandardOutput) {
   const ProgramFolder folder;
   EXPECT_TRUE(has(folder.run("--help").out, "tokenize"));
   for (const char* verb :
-       {"train", "eval", "generate", "tokenize", "export", "inspect", "version"}) {
+       {"train", "audit", "eval", "generate", "tokenize", "export", "inspect", "version"}) {
     const Outcome outcome = folder.run(std::string(verb) + " --help");
     EXPECT_EQ(outcome.code, 0);
     EXPECT_TRUE(has(outcome.out, std::string("usage: shardtune ") + verb)) << outcome.out;
