@@ -3,12 +3,13 @@
 docs/benchmarks.md: the base in memory and on NVMe in turns, the walk without computing
 (bench/parallel/walk_bench) and fio beside them.
 
-    bench/offload/run.py [--shape 1B|7B] [--tokens 16,128,512,1024] [--nvme DIR] [--dry]
+    bench/offload/run.py [--shape 1B|7B] [--tokens 16,128,512,1024] [--steps 4] [--nvme DIR] [--dry]
 
 A Llama shape with random weights (2.2 or 13.5 GB on disk, kept in WORK), NF4 with double
 quantisation, LoRA of rank 16 on all linears, one rank on all cores, optimizer states in memory on
 both sides. Hidden is 1 - (step on NVMe - step in memory) / walk (PERFORMANCE section 2). 7B has its
-states on NVMe too and no side in memory: hidden is 1 - waited for units / walk there. Refuses a busy
+states on NVMe too and no side in memory: hidden is 1 - waited for units / walk there. Rows of shapes
+and numbers of tokens gather in WORK, so that they may be made in several calls. Refuses a busy
 machine; --dry allows one and leaves docs/ alone. Needs fio, Python 3.11 and a build with
 SHARDTUNE_BENCH=ON.
 """
@@ -25,11 +26,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "memory"))
 import run as memory  # noqa: E402
 from run import common  # noqa: E402
 
-WARM_UP = 2  # steps that are not counted
+WARM_UP = 1  # steps that are not counted
 BEGIN, END = "<!-- offload-{}:begin -->", "<!-- offload-{}:end -->"
 
 
-def configuration(work, model, nvme, tokens, on_nvme):
+def configuration(work, model, nvme, tokens, steps, on_nvme):
     """`on_nvme`: of "param" and "optimizer", what lives there."""
     offload = "".join(f", offload_{part}: {{device: nvme, nvme_path: \"{nvme}\"}}"
                       for part in on_nvme)
@@ -44,7 +45,7 @@ data:
   max_length: {tokens}
 training:
   objective: pretrain
-  max_steps: {WARM_UP + 4}
+  max_steps: {WARM_UP + steps}
   micro_batch_size: 1
   global_batch_size: 1
   gradient_checkpointing: {str(tokens > 512).lower()}
@@ -75,7 +76,8 @@ def row(tokens, in_memory, on_nvme, one_walk, fio_rates):
     fio_rate = statistics.median(fio_rates)
     cells = [str(tokens), f"{in_memory['step']:.0f}" if in_memory else "-", f"{on_nvme['step']:.0f}",
              f"{on_nvme['wait']:.0f}", f"{one_walk['median_ms']:.0f}",
-             f"{rate / 1e9:.2f} ({rate / fio_rate:.2f})", f"{in_step / 1e9:.2f}"]
+             f"{rate / 1e9:.2f} ({rate / fio_rate:.2f})",
+             f"{in_step / 1e9:.2f} ({in_step / fio_rate:.2f})"]
     if in_memory:
         hidden = 1 - (on_nvme["step"] - in_memory["step"]) / one_walk["median_ms"]
         cells.append(f"{100 * hidden:.0f}%")
@@ -93,6 +95,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=["1B", "7B"], default="1B")
     parser.add_argument("--tokens", default="16,128,512,1024")
+    parser.add_argument("--steps", type=int, default=4, help="that are counted")
     parser.add_argument("--nvme", default="/var/tmp")
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/shardtune-memory"))
     parser.add_argument("--dry", action="store_true")
@@ -106,23 +109,29 @@ def main():
     memory.write_text(work / "text.txt")
     on_nvme_side = ("param",) if arguments.shape == "1B" else ("param", "optimizer")
     walk_bench = common.ROOT / "build/release/bench/parallel/walk_bench"
-    rows, fio_rates = [], [common.fio(arguments.nvme, 2048)["read"]]
+    record = work / f"offload-{arguments.shape}.json"
+    rows = json.loads(record.read_text()) if record.exists() else {}
     for tokens in map(int, arguments.tokens.split(",")):
+        fio_rates = [common.fio(arguments.nvme, 2048)["read"]]
         in_memory = None
         if arguments.shape == "1B":
-            in_memory = train(configuration(work, model, arguments.nvme, tokens, ()), work)
-        config = configuration(work, model, arguments.nvme, tokens, on_nvme_side)
+            in_memory = train(configuration(work, model, arguments.nvme, tokens, arguments.steps, ()),
+                              work)
+        config = configuration(work, model, arguments.nvme, tokens, arguments.steps, on_nvme_side)
         on_nvme = train(config, work)
         one_walk = walk(walk_bench, config)
         fio_rates.append(common.fio(arguments.nvme, 2048)["read"])
-        rows.append((tokens, in_memory, on_nvme, one_walk))
-        print(row(*rows[-1], fio_rates), flush=True)
+        rows[str(tokens)] = row(tokens, in_memory, on_nvme, one_walk, fio_rates) + \
+            f" {min(fio_rates) / 1e9:.2f}-{max(fio_rates) / 1e9:.2f} | {datetime.date.today()}, " + \
+            f"{common.commit()}, {arguments.steps} steps |"
+        record.write_text(json.dumps(rows, indent=1))
+        print(rows[str(tokens)], flush=True)
     lines = ["| tokens a step | step in memory, ms | step on NVMe, ms | waited for units, ms | walk "
-             "alone, ms | walk GB/s (of fio's) | GB/s over the step | hidden | peak in memory, GB | "
-             "peak on NVMe, GB |", "|---|---|---|---|---|---|---|---|---|---|"]
-    lines += [row(*measured, fio_rates) for measured in rows]
-    lines += ["", f"fio: {min(fio_rates) / 1e9:.2f} to {max(fio_rates) / 1e9:.2f} GB/s. "
-              f"{datetime.date.today()}, commit {common.commit()}, {common.cpu()}, {os.cpu_count()} cores."]
+             "alone, ms | walk GB/s (of fio's) | GB/s over the step (of fio's) | hidden | peak in "
+             "memory, GB | peak on NVMe, GB | fio GB/s | made |",
+             "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines += [rows[tokens] for tokens in sorted(rows, key=int)]
+    lines += ["", f"{common.cpu()}, {os.cpu_count()} cores."]
     print("\n".join(lines))
     if not arguments.dry:
         common.write_section("benchmarks.md", BEGIN.format(arguments.shape),

@@ -50,11 +50,21 @@ def micro_batches(events):
 
 def seconds_per_micro_batch(folder, ranks):
     """Of ranks that run at once and do not talk, the update of weights included."""
-    totals = []
-    for rank in range(ranks):
-        events = events_of(folder / f"alone-{ranks}-{rank}.json")
-        totals.append((events[-1]["at"] - events[0]["at"]) / len(micro_batches(events)[0]))
-    return max(totals)  # calls wait for the slowest
+    rounds = []
+    for first in sorted(folder.glob(f"alone-{ranks}-0-*.json")):
+        totals = []
+        for rank in range(ranks):
+            events = events_of(folder / first.name.replace("-0-", f"-{rank}-"))
+            totals.append((events[-1]["at"] - events[0]["at"]) / len(micro_batches(events)[0]))
+        rounds.append(max(totals))  # calls wait for the slowest
+    return statistics.mean(rounds)
+
+
+def seconds_of_steps(folder, ranks, stage):
+    """Steps of real runs, each run's first one left out."""
+    return [json.loads(line)["step_time_ms"] * 1e-3
+            for path in folder.glob(f"run-{ranks}-{stage}-*.jsonl")
+            for line in path.read_text().splitlines()[1:]]
 
 
 class SharedMemory:
@@ -102,26 +112,39 @@ def schedule(arguments, ranks, stage, model=None, batch=None):
     return events_of(path)
 
 
+def seconds_per_walk(folder, ranks):
+    """What bringing the units of a micro-batch takes on one host, where nothing is gathered."""
+    return json.loads((folder / f"walk-{ranks}.json").read_text())["median_ms"] * 1e-3
+
+
 def check(arguments, memory):
     """(ranks, stage, predicted, measured seconds): all ranks on this machine's cores, which are
-    busy throughout, so that nothing is hidden behind anything."""
+    busy throughout, so that nothing is hidden behind anything. On one host stage 3 maps units and
+    gathers none."""
     rows = []
     for stage in (2, 3):
         for ranks in (2, 4, 8):
             events = schedule(arguments, ranks, stage)
             talk = sum(memory.seconds(event, ranks) for event in events
-                       if event["kind"] in ("exchange", "all_gather"))
+                       if event["main"] and event["kind"] in ("exchange", "all_gather"))
             rounds = sum(event["kind"] == "round" and event["id"] >= 0 for event in events)
+            if stage == 3:
+                talk += rounds * seconds_per_walk(arguments.calibration, ranks)
             compute = rounds * seconds_per_micro_batch(arguments.calibration, ranks)
-            lines = (arguments.calibration / f"run-{ranks}-{stage}.jsonl").read_text().splitlines()
-            measured = [json.loads(line)["step_time_ms"] * 1e-3 for line in lines][1:]
-            rows.append((ranks, stage, compute + talk, statistics.median(measured), talk))
+            measured = seconds_of_steps(arguments.calibration, ranks, stage)
+            rows.append((ranks, stage, compute + talk, statistics.mean(measured), talk))
     return rows
 
 
+def gather_ahead(gathers, ranks):
+    """Units that a rank gathers ahead (parallel/unit_residency.h)."""
+    largest = max((event["received"] * ranks / (ranks - 1) for event in gathers), default=0)
+    return min(max(int((64 << 20) // max(largest, 1)), 1), 8)
+
+
 def cluster_seconds(events, intervals, rest, memory, ranks, gbits, gathers_once_per_host):
-    """One step of a cluster: a core for each rank, hosts of 8 that share one network interface. A
-    gather runs beside the unit before; other calls wait. Ranks are alike, so one stands for all."""
+    """One step of a cluster: a core for each rank, hosts of 8 that share one network interface. Gathers
+    run ahead, one after another, beside the units; other calls wait. Ranks are alike, so one stands for all."""
     bytes_per_second = gbits * 1e9 / 8
     hosts = ranks // RANKS_PER_HOST
     away = (ranks - RANKS_PER_HOST) / (ranks - 1)  # part of a rank's messages that leave its host
@@ -140,21 +163,26 @@ def cluster_seconds(events, intervals, rest, memory, ranks, gbits, gathers_once_
         return (inside + LATENCY * event["messages"] * away +
                 RANKS_PER_HOST * mean_bytes(event) * away / bytes_per_second)
 
-    gathers = iter([cost(event) for event in events if event["kind"] == "exchange"
-                    and not event["main"]])
-    is_sharded = any(event["kind"] == "exchange" and not event["main"] for event in events)
+    gathers = [event for event in events if event["kind"] == "exchange" and not event["main"]]
+    costs = iter([cost(event) for event in gathers])
+    ahead = gather_ahead(gathers, ranks)
     now, waiting, unit = 0.0, 0.0, 0
-    ready = None  # when the unit that is fetched ahead is there
+    free = 0.0  # when the thread that gathers is through with what it was asked for
+    arrivals = []  # of this walk's units
     for event in events:
         if event["kind"] == "round":
             unit = 0
-            ready = None
+            arrivals = []
         elif event["kind"] == "unit":
-            if is_sharded:
-                arrives = ready if ready is not None else now + next(gathers)
-                waiting += max(0.0, arrives - now)
-                now = max(now, arrives)
-                ready = now + (next(gathers) if unit + 1 < len(intervals) else 0.0)
+            while gathers and len(arrivals) < min(unit + max(ahead, 1), len(intervals)):
+                free = max(free, now) + next(costs)
+                arrivals.append(free)
+            if gathers:
+                waiting += max(0.0, arrivals[unit] - now)
+                now = max(now, arrivals[unit])
+                if len(arrivals) < min(unit + 1 + ahead, len(intervals)):
+                    free = max(free, now) + next(costs)
+                    arrivals.append(free)
             now += intervals[unit]
             unit += 1
         elif event["main"] and event["kind"] in ("exchange", "all_gather"):
@@ -199,7 +227,7 @@ def curve_svg(title, curves, counts):
 
 def simulate(arguments, memory):
     """Efficiency (1 rank = 1) of one micro-batch a rank, by stage, rate and number of ranks."""
-    rounds, rest = micro_batches(events_of(arguments.calibration / "alone-1-0.json"))
+    rounds, rest = micro_batches(events_of(arguments.calibration / "alone-1-0-0.json"))
     intervals = [statistics.median(values) for values in zip(*rounds)]
     compute = sum(intervals)
     rest = rest / 2  # two steps
@@ -224,7 +252,9 @@ def document(arguments, rows, counts, results):
              "one thread a rank.", "", "## Checked on this machine", "",
              "Measured: steps of real runs, 8 micro-batches each. Predicted: seconds a micro-batch "
              "of as many ranks that do not talk, plus the recorded calls at the cost that the "
-             "collectives have alone.", "",
+             "collectives have alone, at stage 3 also a walk that maps the units and computes "
+             "nothing (on one host no unit is gathered). Ranks that talk and ranks that do not ran "
+             "in turns.", "",
              "| ranks | stage | predicted s | of it calls | measured s | predicted / measured |",
              "|---|---|---|---|---|---|"]
     for ranks, stage, predicted, measured, talk in rows:
