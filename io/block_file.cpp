@@ -191,7 +191,7 @@ void BlockFile::take_result(const IoResult& result) {
     chunk.error = transfer.kind == IoKind::kWrite ? ENOSPC : ENODATA;
 }
 
-void BlockFile::wait(IoTicket ticket) {
+void BlockFile::wait(IoTicket ticket, CheckThreads threads) {
   throw_if_failed();
   const auto found = transfers_.find(static_cast<int64_t>(ticket));
   if (found == transfers_.end())
@@ -205,9 +205,11 @@ void BlockFile::wait(IoTicket ticket) {
         take_result(file_.io().wait_one());
       if (transfer.chunks[i].error != 0)
         throw_failed(transfer, i);
+      const bool is_next_there = i + 1 < transfer.chunks.size() && transfer.chunks[i + 1].done &&
+                                 transfer.chunks[i + 1].error == 0;
       // What has arrived is checked while the rest is on its way.
-      if (transfer.kind == IoKind::kRead)
-        check_blocks(transfer, next, (static_cast<int64_t>(i) + 1) * kRequestBytes);
+      if (transfer.kind == IoKind::kRead && !is_next_there)
+        check_blocks(transfer, next, (static_cast<int64_t>(i) + 1) * kRequestBytes, threads);
     }
   } catch (const Error& error) {
     failure_ = error;
@@ -216,19 +218,37 @@ void BlockFile::wait(IoTicket ticket) {
   transfers_.erase(found);
 }
 
-void BlockFile::check_blocks(const Transfer& transfer, Position& next, int64_t arrived) const {
+void BlockFile::check_blocks(const Transfer& transfer, Position& next, int64_t arrived,
+                             CheckThreads threads) const {
   arrived = std::min(arrived, static_cast<int64_t>(transfer.bytes.size()));
-  for (; next.region < transfer.first + transfer.count; ++next.region, next.block = 0) {
+  std::vector<Position> blocks;
+  const auto is_there = [&](const Region& target) {
+    const auto bytes = payload(transfer, target, next.block);
+    return bytes.data() + bytes.size() <= transfer.bytes.data() + arrived;
+  };
+  for (bool more = true; more && next.region < transfer.first + transfer.count;) {
     const Region& target = regions_[static_cast<size_t>(next.region)];
-    for (; next.block * kBlockBytes < target.num_bytes; ++next.block) {
-      const auto bytes = payload(transfer, target, next.block);
-      if (bytes.data() + bytes.size() > transfer.bytes.data() + arrived)
-        return;
-      const Block& block = blocks_[target.first_block + static_cast<size_t>(next.block)];
-      const uint32_t found = crc32c(bytes);
-      if (block.generation == 0 || found != block.crc)
-        throw_corrupt(target, next.block, bytes, found);
-    }
+    for (; next.block * kBlockBytes < target.num_bytes && (more = is_there(target)); ++next.block)
+      blocks.push_back(next);
+    if (more)
+      next = {next.region + 1, 0};
+  }
+  std::vector<uint32_t> found(blocks.size());
+  const auto sum = [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+      found[i] = crc32c(
+          payload(transfer, regions_[static_cast<size_t>(blocks[i].region)], blocks[i].block));
+  };
+  constexpr int64_t kGrain = 8;
+  if (threads == CheckThreads::kAll)
+    parallel_for(std::ssize(blocks), kGrain, sum);
+  else
+    sum(0, std::ssize(blocks));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Region& target = regions_[static_cast<size_t>(blocks[i].region)];
+    const Block& block = blocks_[target.first_block + static_cast<size_t>(blocks[i].block)];
+    if (block.generation == 0 || found[i] != block.crc)
+      throw_corrupt(target, blocks[i].block, payload(transfer, target, blocks[i].block), found[i]);
   }
 }
 

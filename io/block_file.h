@@ -32,6 +32,9 @@ namespace shardtune::io {
 
 enum class RegionId : int32_t {};
 enum class IoTicket : int64_t {};
+/// Who checks the blocks of a read: kAll the threads of parallel loops, kCaller the calling thread
+/// alone, as one beside the loops must.
+enum class CheckThreads { kAll, kCaller };
 
 class BlockFile {
  public:
@@ -66,7 +69,7 @@ class BlockFile {
   /// Bytes that they take in file and buffer.
   int64_t blocks_bytes(RegionId region, int64_t first, int64_t count) const;
   /// Waits for the end of one write or read; of a read, checks every block. Each ticket once.
-  void wait(IoTicket ticket);
+  void wait(IoTicket ticket, CheckThreads threads = CheckThreads::kAll);
 
  private:
   struct Region {
@@ -108,7 +111,8 @@ class BlockFile {
   static std::span<const std::byte> payload(const Transfer& transfer, const Region& target,
                                             int64_t index);
   void note_written(const Transfer& transfer);
-  void check_blocks(const Transfer& transfer, Position& next, int64_t arrived) const;
+  void check_blocks(const Transfer& transfer, Position& next, int64_t arrived,
+                    CheckThreads threads) const;
   [[noreturn]] void throw_failed(const Transfer& transfer, size_t chunk) const;
   [[noreturn]] void throw_corrupt(const Region& target, int64_t index,
                                   std::span<const std::byte> bytes, uint32_t found) const;

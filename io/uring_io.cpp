@@ -13,7 +13,9 @@
 namespace shardtune::io {
 namespace {
 
-constexpr unsigned kDepth = 128;
+/// Of 1 MiB each: what a unit of a large model and the next ones ask for, whose requests are handed
+/// over only when their reader comes by.
+constexpr unsigned kDepth = 512;
 /// The kernel takes at most 1 GiB per registered buffer.
 constexpr size_t kMaxRegistered = size_t{512} << 20;
 

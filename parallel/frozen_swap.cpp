@@ -74,7 +74,13 @@ void FrozenSwap::seal(int read_ahead) {
   for (int i = 0; i < num_spares; ++i)
     spares_.push_back(store_.add_buffer(largest));
   buffer_bytes_ = peak_buffer_bytes_ = num_spares * largest;
+  ahead_bytes_ = read_ahead * largest;
   sealed_ = true;
+}
+
+bool FrozenSwap::has_room_for(UnitId id) const {
+  const int64_t bytes = is_placed(id) ? store_.extent_bytes(at(id).first, at(id).num_parts) : 0;
+  return reading_bytes_ + bytes <= ahead_bytes_;
 }
 
 void FrozenSwap::prefetch(UnitId id) {
@@ -99,6 +105,7 @@ void FrozenSwap::prefetch(UnitId id) {
   }
   unit.is_held = true;
   read_bytes_ += bytes;
+  reading_bytes_ += bytes;
   unit.reading = store_.read(unit.first, unit.num_parts, unit.buffer);
 }
 
@@ -108,8 +115,10 @@ void FrozenSwap::acquire(UnitId id) {
   Unit& unit = at(id);
   if (!unit.is_held)
     prefetch(id);
-  if (unit.reading)
-    store_.wait(*std::exchange(unit.reading, std::nullopt));
+  if (!unit.reading)
+    return;
+  reading_bytes_ -= store_.extent_bytes(unit.first, unit.num_parts);
+  store_.wait(*std::exchange(unit.reading, std::nullopt), threads_);
 }
 
 void FrozenSwap::release(UnitId id) noexcept {

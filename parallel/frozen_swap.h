@@ -32,8 +32,9 @@ class FrozenSwap {
     int64_t num_bytes = 0;
   };
 
-  /// The file must outlive this object.
-  explicit FrozenSwap(io::SwapFile& file) : store_(file) {}
+  /// The file must outlive this object. `threads` check what acquire() waits for.
+  explicit FrozenSwap(io::SwapFile& file, io::CheckThreads threads = io::CheckThreads::kAll)
+      : threads_(threads), store_(file) {}
 
   bool is_placed(UnitId unit) const;
   /// Takes space for a unit; once.
@@ -43,6 +44,9 @@ class FrozenSwap {
   /// After every place(). Takes the buffers.
   void seal(int read_ahead);
 
+  /// Whether the unit and those that are being read are together no larger than the buffers for
+  /// units ahead.
+  bool has_room_for(UnitId unit) const;
   /// Begins to read a unit. ArgumentError: it is held.
   void prefetch(UnitId unit);
   /// Brings a unit, or waits for its prefetch.
@@ -82,9 +86,12 @@ class FrozenSwap {
   io::AlignedBuffer written_;     // what `writing_` reads from
   std::optional<io::IoTicket> writing_;
   bool sealed_ = false;
+  int64_t ahead_bytes_ = 0;    // of the buffers for units ahead
+  int64_t reading_bytes_ = 0;  // of units that nobody has waited for
   int64_t buffer_bytes_ = 0;
   int64_t peak_buffer_bytes_ = 0;
   int64_t read_bytes_ = 0;
+  io::CheckThreads threads_;
   io::BlockFile store_;  // last: it waits for what is under way with the buffers above
 };
 

@@ -28,7 +28,9 @@ class NvmeResidency final : public UnitResidency {
     swap_.seal(kNvmeReadAhead);
   }
 
-  int read_ahead() const override { return kNvmeReadAhead; }
+  bool may_prefetch(UnitId unit, int64_t num_ahead) const override {
+    return num_ahead < kNvmeReadAhead || (num_ahead < kNvmeMostAhead && swap_.has_room_for(unit));
+  }
   void prefetch(UnitId unit) override { swap_.prefetch(unit); }
   void acquire(UnitId unit) override { swap_.acquire(unit); }
   void release(UnitId unit) noexcept override { swap_.release(unit); }

@@ -161,6 +161,7 @@ void PlannedResidency::seal(const ShardLayout&, const FlatLayout& flat) {
     largest_extent = std::max(largest_extent, of.extent);
   // A gather reads its unit's shard itself, one unit after another.
   num_read_spares_ = gathers_ ? 2 : num_spares;
+  ahead_bytes_ = (num_read_spares_ - 1) * largest_extent;
   bytes_.read_ahead = num_read_spares_ * largest_extent;
   hold_beside_pool(bytes_.read_ahead);
 }
@@ -232,6 +233,15 @@ void PlannedResidency::count_gather(const Unit& of) {
       traffic_.units.received += num_bytes;
   }
   traffic_.units.sent += bytes_of(rank_) * (table_.world_size() - 1);
+}
+
+bool PlannedResidency::may_prefetch(UnitId next, int64_t num_ahead) const {
+  if (num_ahead < read_ahead_ || gathers_ || !is_on_nvme())
+    return num_ahead < read_ahead_;
+  int64_t bytes = units_[static_cast<size_t>(next)].extent;
+  for (const UnitId id : pending_)
+    bytes += units_[static_cast<size_t>(id)].extent;
+  return num_ahead < kNvmeMostAhead && bytes <= ahead_bytes_;
 }
 
 void PlannedResidency::prefetch(UnitId id) {

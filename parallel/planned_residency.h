@@ -67,7 +67,7 @@ class PlannedResidency final : public UnitResidency {
 
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
-  int read_ahead() const override { return read_ahead_; }
+  bool may_prefetch(UnitId unit, int64_t num_ahead) const override;
   void prefetch(UnitId unit) override;
   void acquire(UnitId unit) override;
   void release(UnitId unit) noexcept override;
@@ -136,6 +136,7 @@ class PlannedResidency final : public UnitResidency {
   std::vector<Tensor> spares_;
   int read_ahead_ = 1;  // from seal() on
   int num_read_spares_ = 0;
+  int64_t ahead_bytes_ = 0;  // of read buffers for units ahead
   bool has_row_buffer_ = false;
   int64_t largest_ = 0;  // frozen parameter
   int64_t foreign_bytes_ = 0, peak_foreign_bytes_ = 0;

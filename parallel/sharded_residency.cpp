@@ -43,13 +43,13 @@ class ShardedResidency final : public UnitResidency {
   ShardedResidency(Communicator& comm, const ParameterTable& table, const FrozenStorage& storage)
       : comm_(comm), table_(table), max_held_bytes_(storage.max_held_bytes) {
     if (storage.file != nullptr)
-      swap_.emplace(*storage.file);
+      swap_.emplace(*storage.file, io::CheckThreads::kCaller);  // beside the model's loops
   }
 
   void publish(ParameterId id, std::span<const std::byte> bytes) override;
   void seal(const ShardLayout& shards, const FlatLayout& flat) override;
 
-  int read_ahead() const override { return read_ahead_; }
+  bool may_prefetch(UnitId, int64_t num_ahead) const override { return num_ahead < read_ahead_; }
   void prefetch(UnitId unit) override;
   void acquire(UnitId unit) override;
   void release(UnitId unit) noexcept override;

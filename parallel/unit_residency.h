@@ -53,8 +53,8 @@ class UnitResidency {
   /// Collective, once, after every declaration.
   virtual void seal(const ShardLayout& shards, const FlatLayout& flat) = 0;
 
-  /// Units that a walk may have under way at once.
-  virtual int read_ahead() const { return 1; }
+  /// Whether a walk may bring a unit while the `num_ahead` before it have not been acquired.
+  virtual bool may_prefetch(UnitId, int64_t num_ahead) const { return num_ahead < 1; }
   /// Starts to bring a unit while the caller goes on. Units are acquired in the order of their
   /// prefetches.
   virtual void prefetch(UnitId unit) = 0;
@@ -86,8 +86,10 @@ class UnitResidency {
   virtual StoreTraffic traffic() const { return {}; }
 };
 
-/// Units read ahead from NVMe into memory of their own: the head's chunks come in a burst.
+/// Units read ahead from NVMe, each into a buffer of the largest unit's size; up to
+/// kNvmeMostAhead where together they are no larger than those: the head's chunks come in a burst.
 inline constexpr int kNvmeReadAhead = 3;
+inline constexpr int kNvmeMostAhead = 32;
 
 /// Units gathered ahead: as many as fit into 64 MiB, at least one, at most eight. Small units are
 /// many, and a head's chunks, which come in a burst, would be waited for.

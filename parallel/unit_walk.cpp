@@ -65,9 +65,9 @@ bool UnitWalk::is_under_way(size_t entry) const {
 // Stops at rows, which would wait behind units, and at a unit that has to be let go first.
 void UnitWalk::prefetch_ahead() {
   ahead_ = std::max(ahead_, next_);
-  const size_t end =
-      std::min(entries_.size(), next_ + static_cast<size_t>(residency_.read_ahead()));
-  for (; ahead_ < end && entries_[ahead_] != kFetchRows; ++ahead_) {
+  for (; ahead_ < entries_.size() && entries_[ahead_] != kFetchRows; ++ahead_) {
+    if (!residency_.may_prefetch(entries_[ahead_], static_cast<int64_t>(ahead_ - next_)))
+      return;
     if (ahead_ > next_ && is_under_way(ahead_))
       return;
     residency_.prefetch(entries_[ahead_]);
