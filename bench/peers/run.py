@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""LoRA and QLoRA NF4 on SmolLM2-135M, 512 tokens x 4 rows: shardtune and transformers + PEFT
+"""LoRA and QLoRA NF4 on SmolLM2-135M, rows of equal length: shardtune and transformers + PEFT
 (+ bitsandbytes) in turns, one process each, on the same weights, rows, threads and learning rate.
 Both compute in bfloat16 where the CPU multiplies it in hardware, else in float32: elsewhere torch's
 bfloat16 is many times slower than its float32. Prints medians, spread and peak memory, checks that
-the loss curve is the one of the peer in float32, and writes the section of docs/benchmarks.md. Refuses to start on a busy machine (load above 0.3).
+the loss curve is the one of the peer in float32, and writes the section of docs/benchmarks.md.
+Results of cases and shapes gather in build/peers-bench/results.json, so that they may be made in
+several calls. Refuses to start on a busy machine.
 
-    PYTHON bench/peers/run.py [--rounds 3] [--steps 6] [--dry]     PYTHON: see tests/parity/setup.sh
+    PYTHON bench/peers/run.py [--case lora|qlora|int8] [--shape 512x4] [--rounds 3] [--steps 6] [--dry]
+    PYTHON: see tests/parity/setup.sh. --shape: tokens x rows of a step.
     --dry allows a busy machine and leaves docs/benchmarks.md as it is: its figures mean nothing.
 """
 import argparse
@@ -26,7 +29,6 @@ import common  # noqa: E402
 
 WORK = ROOT / "build/peers-bench"
 CORPUS = ROOT.parent / "shared/corpora/gsm8k_train.jsonl"
-LENGTH, ROWS = 512, 4
 WARM_UP = 2  # steps that are not counted: first touch of memory, primitive creation
 # Both sides draw their own lora_A; after some steps on the same rows our losses still agree to this
 # with the peer's in float32. Its bfloat16 is no reference: it rounds the base's output before the
@@ -35,8 +37,8 @@ MAX_LOSS_DIFFERENCE = 0.01
 COMMON = {"lora_rank": 16, "lora_alpha": 32, "learning_rate": 1e-4, "seed": 42}
 
 
-def prepare():
-    """The base as a Hugging Face folder for both sides, and rows of exactly LENGTH tokens."""
+def prepare(length, num_rows):
+    """The base as a Hugging Face folder for both sides, and rows of exactly `length` tokens."""
     import peers
     path = peers.model_path()
     if path is None:
@@ -54,13 +56,13 @@ def prepare():
     texts, text = [], ""
     for problem in problems:
         text += problem["question"] + "\n" + problem["answer"] + "\n\n"
-        if len(tokenizer.encode(text).ids) > LENGTH:  # both sides cut at LENGTH
+        if len(tokenizer.encode(text).ids) > length:  # both sides cut there
             texts.append(text)
             text = ""
-        if len(texts) == ROWS:
+        if len(texts) == num_rows:
             break
     (WORK / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    return model, [tokenizer.encode(t).ids[:LENGTH] for t in texts]
+    return model, [tokenizer.encode(t).ids[:length] for t in texts]
 
 
 def run_process(command, log):
@@ -79,7 +81,8 @@ def fast_dtype():
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
-def run_ours(case, model, steps, threads, binary):
+def run_ours(case, model, shape, steps, threads, binary):
+    length, num_rows = shape
     out = WORK / f"run-{case}-{time.monotonic_ns()}"
     config = {
         "model": {"model_name_or_path": str(model),
@@ -89,10 +92,10 @@ def run_ours(case, model, steps, threads, binary):
         "adapter": {"method": "lora", "lora_rank": COMMON["lora_rank"],
                     "lora_alpha": COMMON["lora_alpha"], "target_modules": "all-linear"},
         "data": {"train": [{"path": str(WORK / "rows.jsonl"), "format": "text"}],
-                 "chat_template": "none", "max_length": LENGTH, "packing": False,
+                 "chat_template": "none", "max_length": length, "packing": False,
                  "train_on": "all"},
-        "training": {"objective": "pretrain", "max_steps": steps, "micro_batch_size": ROWS,
-                     "global_batch_size": ROWS, "learning_rate": COMMON["learning_rate"],
+        "training": {"objective": "pretrain", "max_steps": steps, "micro_batch_size": num_rows,
+                     "global_batch_size": num_rows, "learning_rate": COMMON["learning_rate"],
                      "lr_scheduler_type": "constant", "seed": COMMON["seed"]},
         "parallel": {"threads": threads},
         "checkpoint": {"output_dir": str(out)},
@@ -117,9 +120,9 @@ def run_peer(case, model, rows, steps, threads, dtype):
     return {**json.loads(pathlib.Path(settings["result"]).read_text()), "memory": memory}
 
 
-def speeds(results):
+def speeds(results, shape):
     """Tokens per second of each round: the median of its counted steps."""
-    return [LENGTH * ROWS / statistics.median(r["seconds"][WARM_UP:]) for r in results]
+    return [shape[0] * shape[1] / statistics.median(r["seconds"][WARM_UP:]) for r in results]
 
 
 def check_losses(case, ours, theirs, reference):
@@ -136,39 +139,39 @@ def check_losses(case, ours, theirs, reference):
     return distances
 
 
-def section(rows, arguments, threads):
+def section(results, binary, threads):
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
                          for name in ("torch", "transformers", "peft", "bitsandbytes"))
-    ours = subprocess.run([arguments.binary, "version"], capture_output=True, text=True).stdout
+    ours = subprocess.run([binary, "version"], capture_output=True, text=True).stdout
     lines = [
-        f"SmolLM2-135M, {LENGTH} tokens x {ROWS} rows of GSM8K text, every token trained, LoRA rank "
+        "SmolLM2-135M, rows of GSM8K text, every token trained, LoRA rank "
         f"{COMMON['lora_rank']} on all linears, no recompute, one process of {threads} threads; "
-        f"{arguments.rounds} rounds in turns of {arguments.steps} steps, the first {WARM_UP} not "
-        "counted. Median over rounds (smallest-largest). Peak memory: resident set of the whole "
-        "process, loading included.", "",
+        f"rounds in turns, the first {WARM_UP} steps of each not counted. Median over rounds "
+        "(smallest-largest). Peak memory: resident set of the whole process, loading included.", "",
         "Loss: largest distance over the steps from the peer's losses in float32, ours and the "
         "peer's.", "",
-        "| run | shardtune tokens/s | peer tokens/s | ratio | shardtune peak | peer peak | loss, "
-        "ours | loss, peer |", "|---|---|---|---|---|---|---|---|", *rows, "",
-        f"{time.strftime('%Y-%m-%d')}, commit {common.commit()}, {common.cpu()}, {threads} threads, "
-        f"{platform.platform()}. Peers: Python {platform.python_version()}, {versions}. "
-        f"{ours.splitlines()[0] if ours else ''}",
+        "| run | tokens x rows | shardtune tokens/s | peer tokens/s | ratio | shardtune peak | peer "
+        "peak | loss, ours | loss, peer | made |", "|---|---|---|---|---|---|---|---|---|---|",
+        *(results[key] for key in sorted(results)), "",
+        f"{common.cpu()}, {threads} threads, {platform.platform()}. Peers: Python "
+        f"{platform.python_version()}, {versions}. {ours.splitlines()[0] if ours else ''}",
     ]
     return "\n".join(lines)
 
 
-def table_row(name, ours, theirs, distances):
-    a, b = speeds(ours), speeds(theirs)
+def table_row(name, shape, ours, theirs, distances):
+    a, b = speeds(ours, shape), speeds(theirs, shape)
     ratios = [x / y for x, y in zip(a, b)]
     memory = [max(r["memory"] for r in results) / 1e9 for results in (ours, theirs)]
-
-    return (f"| {name} | {common.spread(a, 0)} | {common.spread(b, 0)} | {common.spread(ratios, 2)} | "
-            f"{memory[0]:.2f} GB | {memory[1]:.2f} GB | {100 * distances[0]:.2f}% | "
-            f"{100 * distances[1]:.2f}% |")
+    return (f"| {name} | {shape[0]} x {shape[1]} | {common.spread(a, 0)} | {common.spread(b, 0)} | "
+            f"{common.spread(ratios, 2)} | {memory[0]:.2f} GB | {memory[1]:.2f} GB | "
+            f"{100 * distances[0]:.2f}% | {100 * distances[1]:.2f}% | {time.strftime('%Y-%m-%d')}, "
+            f"{common.commit()}, {len(ours)} x {len(ours[0]['losses'])} steps |")
 
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", default="512x4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--dry", action="store_true")
@@ -184,26 +187,31 @@ def main():
         sys.exit(f"{arguments.binary} is not there. Build the release preset, or name another one "
                  "with --binary.")
     WORK.mkdir(parents=True, exist_ok=True)
-    model, rows = prepare()
+    shape = tuple(map(int, arguments.shape.split("x")))
+    model, rows = prepare(*shape)
     threads = len(os.sched_getaffinity(0))
     names = {"lora": f"LoRA, {fast_dtype()}",
              "qlora": f"QLoRA NF4 (double quantisation), {fast_dtype()}",
              "int8": f"LoRA, frozen linears in int8 beside the peer in {fast_dtype()}"}
-    table, disagree = [], False
+    record = WORK / "results.json"
+    results = json.loads(record.read_text()) if record.exists() else {}
+    disagree = False
     for case in arguments.case or ["lora", "qlora", "int8"]:
         ours, theirs = [], []
         for number in range(arguments.rounds):
-            ours.append(run_ours(case, model, arguments.steps, threads, arguments.binary))
+            ours.append(run_ours(case, model, shape, arguments.steps, threads, arguments.binary))
             theirs.append(run_peer(case, model, rows, arguments.steps, threads, fast_dtype()))
-            print(f"{case} round {number + 1}: shardtune {speeds(ours)[-1]:.0f}, peer "
-                  f"{speeds(theirs)[-1]:.0f} tokens/s", flush=True)
+            print(f"{case} round {number + 1}: shardtune {speeds(ours, shape)[-1]:.0f}, peer "
+                  f"{speeds(theirs, shape)[-1]:.0f} tokens/s", flush=True)
         reference = theirs[0]
         if fast_dtype() != "float32":
             reference = run_peer(case, model, rows, arguments.steps, threads, "float32")
         distances = check_losses(case, ours, theirs, reference)
         disagree = disagree or distances[0] > MAX_LOSS_DIFFERENCE
-        table.append(table_row(names[case], ours, theirs, distances))
-    text = section(table, arguments, threads)
+        results[f"{arguments.shape} {case}"] = table_row(names[case], shape, ours, theirs, distances)
+        if not arguments.dry:
+            record.write_text(json.dumps(results, indent=1))
+    text = section(results, arguments.binary, threads)
     print(text)
     if disagree:
         sys.exit("The loss curves disagree: the two sides do not compute the same thing.")
