@@ -1,6 +1,7 @@
 // Tokenizer from the tokenizer.ggml.* metadata of a GGUF file (FORMATS 6.5).
 #include "core/error.h"
 #include "core/registry.h"
+#include "data/gguf_splits.h"
 #include "data/sentencepiece.h"
 #include "data/text_split.h"
 #include "data/tokenizer_document.h"
@@ -11,87 +12,10 @@ namespace {
 constexpr int64_t kControl = 3;
 constexpr int64_t kUserDefined = 4;
 
-constexpr std::string_view kByteLevel =
-    R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true})";
-constexpr std::string_view kWholeByteLevel =
-    R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false})";
-constexpr std::string_view kSingleDigits = R"({"type":"Digits","individual_digits":true})";
-constexpr std::string_view kNfc = R"({"type":"NFC"})";
-
-constexpr std::string_view kLlama3 =
-    R"re((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
-constexpr std::string_view kQwen2 =
-    R"re((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
-constexpr std::string_view kTekken =
-    R"re([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)re";
-constexpr std::string_view kBloom = R"re( ?[^(\s|[.,!?…。，、।۔،])]+)re";
-
-enum class PreKind { kGpt2, kDigitsGpt2, kSplit, kFalcon };
-enum class PreFlags { kNone, kNfc, kWholeWords, kWholeWordsAndBos };
-
-/// A value of tokenizer.ggml.pre, and the pre_tokenizer that the published tokenizer.json of its
-/// models has.
-struct PreSplit {
-  std::string_view name;
-  PreKind kind;
-  std::string_view pattern = "";
-  PreFlags flags = PreFlags::kNone;
-};
-
-constexpr PreSplit kPreSplits[] = {
-    {"gpt-2", PreKind::kGpt2},
-    {"phi-2", PreKind::kGpt2},
-    {"mpt", PreKind::kGpt2},
-    {"olmo", PreKind::kGpt2},
-    {"jais", PreKind::kGpt2},
-    {"trillion", PreKind::kGpt2},
-    {"smollm", PreKind::kDigitsGpt2},
-    {"starcoder", PreKind::kDigitsGpt2},
-    {"refact", PreKind::kDigitsGpt2},
-    {"command-r", PreKind::kDigitsGpt2},
-    {"codeshell", PreKind::kDigitsGpt2},
-    {"exaone", PreKind::kDigitsGpt2},
-    {"minerva-7b", PreKind::kDigitsGpt2},
-    {"llama-bpe", PreKind::kSplit, kLlama3, PreFlags::kWholeWordsAndBos},
-    {"llama3", PreKind::kSplit, kLlama3, PreFlags::kWholeWordsAndBos},
-    {"llama-v3", PreKind::kSplit, kLlama3, PreFlags::kWholeWordsAndBos},
-    {"qwen2", PreKind::kSplit, kQwen2, PreFlags::kNfc},
-    {"deepseek-r1-qwen", PreKind::kSplit, kQwen2, PreFlags::kNfc},
-    {"tekken", PreKind::kSplit, kTekken, PreFlags::kWholeWordsAndBos},
-    {"bloom", PreKind::kSplit, kBloom},
-    {"falcon", PreKind::kFalcon}};
-
-std::string sequence(std::initializer_list<std::string_view> steps) {
-  std::string text = R"({"type":"Sequence","pretokenizers":[)";
-  for (const std::string_view step : steps)
-    text.append(text.ends_with('[') ? "" : ",").append(step);
-  return text + "]}";
-}
-
-std::string split_step(std::string_view pattern) {
-  return R"({"type":"Split","pattern":{"Regex":)" + io::Json(pattern).dump() +
-         R"(},"behavior":"Isolated","invert":false})";
-}
-
-std::string pre_tokenizer_of(const PreSplit& pre) {
-  switch (pre.kind) {
-    case PreKind::kGpt2:
-      return std::string(kByteLevel);
-    case PreKind::kDigitsGpt2:
-      return sequence({kSingleDigits, kByteLevel});
-    case PreKind::kSplit:
-      return sequence({split_step(pre.pattern), kWholeByteLevel});
-    case PreKind::kFalcon:
-      return sequence({R"({"type":"Punctuation","behavior":"Contiguous"})", kByteLevel,
-                       split_step("[0-9][0-9][0-9]")});
-  }
-  return "";
-}
-
-const PreSplit& pre_split_of(const io::GgufFile& file) {
+const GgufSplit& split_of(const io::GgufFile& file) {
   const std::string pre = file.string_or("tokenizer.ggml.pre", "");
   std::vector<std::string> names;
-  for (const PreSplit& known : kPreSplits) {
+  for (const GgufSplit& known : gguf_splits()) {
     if (known.name == pre)
       return known;
     names.emplace_back(known.name);
@@ -161,7 +85,7 @@ std::vector<int64_t> read_types(const io::GgufFile& file, std::size_t num_tokens
 }
 
 void read_byte_level(const io::GgufFile& file, TokenizerSpec& spec) {
-  const PreSplit& pre = pre_split_of(file);
+  const GgufSplit& pre = split_of(file);
   spec.texts = read_tokens(file);
   spec.in_model.assign(spec.texts.size(), 1);
   const std::vector<int64_t> types = read_types(file, spec.texts.size());
@@ -175,10 +99,8 @@ void read_byte_level(const io::GgufFile& file, TokenizerSpec& spec) {
     }
   }
   read_merges(file, spec);
-  if (pre.flags == PreFlags::kWholeWords || pre.flags == PreFlags::kWholeWordsAndBos)
-    spec.ignore_merges = IgnoreMerges::kYes;
-  spec.pipeline = {std::string(pre.flags == PreFlags::kNfc ? kNfc : ""), pre_tokenizer_of(pre),
-                   std::string(kByteLevel)};
+  spec.ignore_merges = pre.ignore_merges();
+  spec.pipeline = gguf_pipeline(pre);
   apply_pipeline(file.path(), spec);
 }
 
@@ -219,7 +141,7 @@ bool read_vocabulary(const io::GgufFile& file, TokenizerSpec& spec) {
                            "BPE) or 'llama' (SentencePiece's BPE), found '" + model +
                            "', which is not there yet. See docs/status.md.");
   read_byte_level(file, spec);
-  return pre_split_of(file).flags == PreFlags::kWholeWordsAndBos;
+  return split_of(file).flags == GgufSplit::Flags::kWholeWordsAndBos;
 }
 
 }  // namespace

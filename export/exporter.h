@@ -18,6 +18,7 @@ enum class MergeBase { kTrained, kOriginal };
 
 struct ExportOptions {
   DType dtype = DType::kBFloat16;  // of merged weights: kBFloat16 | kFloat32
+  std::string gguf_type = "F16";   // of a GGUF file's matrices: F32 | F16 | BF16 | Q8_0
   MergeBase merge_base = MergeBase::kTrained;
   int64_t max_shard_bytes = 50'000'000'000;  // as transformers 5
 };
@@ -40,10 +41,12 @@ struct ExportRequest {
 /// Writes into output.partial(), reads it back, and returns a report; the caller commits.
 using Exporter = io::Json (*)(const ExportRequest& request, const OutputFolder& output);
 
-/// "hf", "peft".
+/// "hf", "peft", "gguf", "gguf-lora".
 const Registry<Exporter>& exporters();
 
 io::Json export_hf(const ExportRequest& request, const OutputFolder& output);
 io::Json export_peft(const ExportRequest& request, const OutputFolder& output);
+io::Json export_gguf(const ExportRequest& request, const OutputFolder& output);
+io::Json export_gguf_lora(const ExportRequest& request, const OutputFolder& output);
 
 }  // namespace shardtune::exporting

@@ -43,7 +43,7 @@ double DeltaError::relative() const {
 
 MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
   if (request.adapter != nullptr && !request.adapter->mergeable())
-    throw UnsupportedError("export --to hf: an adapter of method '" +
+    throw UnsupportedError("export: an adapter of method '" +
                            std::string(request.adapter->method()) +
                            "' cannot be merged into weights. Use --to peft.");
   std::set<std::string> known;
@@ -106,40 +106,43 @@ void MergedTensors::merge(const MergedTensor& tensor, int64_t begin, int64_t end
     before[i] = merged[i] - before[i];
 }
 
-void MergedTensors::stream(const MergedTensor& tensor,
-                           const std::function<void(std::span<const std::byte>)>& sink,
-                           DeltaError& error) const {
+void MergedTensors::for_each_rows(const MergedTensor& tensor, int64_t row_multiple,
+                                  const std::function<void(const MergedRows&)>& visit) const {
   UnitLease lease;
   const models::BaseLinear* linear = tensor.linear != nullptr ? tensor.linear : tensor.bias_of;
   if (linear != nullptr)
     lease = request_.model.store().acquire(linear->unit(), Pass::kForward);
   const int64_t length = tensor.row_length();
-  const int64_t rows_of_block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, length));
+  const int64_t rows_of_block =
+      round_up(std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, length)), row_multiple);
   for (int64_t begin = 0; begin < tensor.num_rows(); begin += rows_of_block) {
     const int64_t end = std::min(tensor.num_rows(), begin + rows_of_block);
-    const Shape shape{end - begin, length};
-    const Tensor rows(shape, DType::kFloat32);
-    const Tensor rounded(shape, request_.options.dtype);
+    const Tensor rows(Shape{end - begin, length}, DType::kFloat32);
     read_base(tensor, begin, end, rows);
     // A bias is shorter than a block.
     if (tensor.bias_of != nullptr)
       request_.adapter->merge_bias(*tensor.bias_of, rows.span<float>());
     Tensor delta;
     if (tensor.has_delta) {
-      delta = Tensor(shape, DType::kFloat32);
+      delta = Tensor(rows.shape(), DType::kFloat32);
       merge(tensor, begin, end, rows, delta);
     }
-    round_to(request_.options.dtype, rows.span<const float>(), rounded, tensor.name);
-    for (int64_t i = 0; i < delta.numel() && !delta.empty(); ++i) {
-      const double difference =
-          static_cast<double>(value_at(rounded, i)) - rows.data<const float>()[i];
-      const double change = delta.data<const float>()[i];
-      error.error_square_sum += difference * difference;
-      error.delta_square_sum += change * change;
-    }
-    sink(rounded.view().bytes());
+    visit({rows, delta});
   }
   request_.source.drop(tensor.name);
+}
+
+void MergedTensors::stream(const MergedTensor& tensor,
+                           const std::function<void(std::span<const std::byte>)>& sink,
+                           DeltaError& error) const {
+  for_each_rows(tensor, 1, [&](const MergedRows& merged) {
+    const Tensor rounded(merged.rows.shape(), request_.options.dtype);
+    round_to(request_.options.dtype, merged.rows.span<const float>(), rounded, tensor.name);
+    for (int64_t i = 0; i < merged.delta.numel() && !merged.delta.empty(); ++i)
+      error.add(value_at(rounded, i), merged.rows.data<const float>()[i],
+                merged.delta.data<const float>()[i]);
+    sink(rounded.view().bytes());
+  });
 }
 
 }  // namespace shardtune::exporting

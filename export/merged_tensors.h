@@ -23,11 +23,22 @@ struct MergedTensor {
   int64_t numel() const { return num_rows() * row_length(); }
 };
 
+/// Rows of a merged tensor in fp32, and what the adapter changed of them (empty without a change).
+struct MergedRows {
+  TensorView rows;
+  TensorView delta;
+};
+
 /// How much of the change survives rounding to the exported dtype: relative error
 /// ||round(W+D) - (W+D)|| / ||D|| over all tensors that have one.
 struct DeltaError {
   double error_square_sum = 0.0;
   double delta_square_sum = 0.0;
+  /// Counts one element: as it is stored, before rounding, and what of it is the adapter's change.
+  void add(double stored, double exact, double change) {
+    error_square_sum += (stored - exact) * (stored - exact);
+    delta_square_sum += change * change;
+  }
   double relative() const;
 };
 
@@ -37,6 +48,10 @@ class MergedTensors {
   explicit MergedTensors(const ExportRequest& request);
 
   const std::vector<MergedTensor>& tensors() const { return tensors_; }
+  /// Hands the merged rows to `visit` in order, some at a time: a multiple of row_multiple but at
+  /// the end.
+  void for_each_rows(const MergedTensor& tensor, int64_t row_multiple,
+                     const std::function<void(const MergedRows&)>& visit) const;
   /// Hands the rounded bytes of a tensor to `sink`, in order. W + D is computed in fp32 and rounded
   /// once. Adds to `error` where the tensor has a delta.
   /// Errors  NonFiniteError: a value that is NaN or infinite in the exported dtype

@@ -19,33 +19,6 @@ constexpr const char* kWeightsFile = "adapter_model.safetensors";
 
 std::string peft_key(const adapters::SavedTensor& tensor) { return tensor.prefix + tensor.name; }
 
-std::vector<float> values_of_saved(const adapters::SavedTensor& tensor,
-                                   const AdapterValues& values) {
-  std::vector<std::vector<float>> sources;
-  for (const ParameterId id : tensor.sources)
-    sources.push_back(values(id));
-  std::vector<float> out(static_cast<size_t>(tensor.shape.numel()));
-  tensor.compose(sources, out);
-  return out;
-}
-
-/// NaN is refused, and so is an adapter of zeros only: both are signs that nothing was trained.
-void check_values(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values) {
-  double square_sum = 0.0;
-  for (const adapters::SavedTensor& tensor : saved) {
-    double sum = 0.0;
-    for (const float x : values_of_saved(tensor, values))
-      sum += static_cast<double>(x) * x;
-    if (!std::isfinite(sum))
-      throw NonFiniteError(tensor.name +
-                           ": NaN or infinity in the adapter; nothing was written. "
-                           "Go back to an earlier checkpoint.");
-    square_sum += sum;
-  }
-  if (saved.empty() || square_sum == 0.0)
-    throw ArgumentError("adapter: all tensors are zero; nothing was written");
-}
-
 void write_weights(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values,
                    const fs::path& path) {
   std::vector<io::TensorToWrite> tensors;
@@ -109,6 +82,32 @@ void write_folder(const adapters::Adapter& adapter, const AdapterValues& values,
 }
 
 }  // namespace
+
+std::vector<float> values_of_saved(const adapters::SavedTensor& tensor,
+                                   const AdapterValues& values) {
+  std::vector<std::vector<float>> sources;
+  for (const ParameterId id : tensor.sources)
+    sources.push_back(values(id));
+  std::vector<float> out(static_cast<size_t>(tensor.shape.numel()));
+  tensor.compose(sources, out);
+  return out;
+}
+
+void check_values(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values) {
+  double square_sum = 0.0;
+  for (const adapters::SavedTensor& tensor : saved) {
+    double sum = 0.0;
+    for (const float x : values_of_saved(tensor, values))
+      sum += static_cast<double>(x) * x;
+    if (!std::isfinite(sum))
+      throw NonFiniteError(tensor.name +
+                           ": NaN or infinity in the adapter; nothing was written. "
+                           "Go back to an earlier checkpoint.");
+    square_sum += sum;
+  }
+  if (saved.empty() || square_sum == 0.0)
+    throw ArgumentError("adapter: all tensors are zero; nothing was written");
+}
 
 AdapterValues values_of(ParameterStore& store) {
   return [&store](ParameterId id) {

@@ -17,6 +17,10 @@ namespace shardtune::exporting {
 using AdapterValues = std::function<std::vector<float>(ParameterId id)>;
 /// Values leased from a store that holds them on this rank.
 AdapterValues values_of(ParameterStore& store);
+std::vector<float> values_of_saved(const adapters::SavedTensor& tensor,
+                                   const AdapterValues& values);
+/// NaN is refused, and so is an adapter of zeros only: both are signs that nothing was trained.
+void check_values(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values);
 
 /// Writes the folder through a partial one: files are fsynced, read back and compared, then the
 /// folder is renamed. One rank calls it.

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "io/file.h"
-#include "io/safetensors.h"
 #include "models/head.h"
 
 namespace shardtune::exporting {
@@ -50,16 +49,15 @@ std::vector<float> last_logits(models::Model& model, const std::vector<int32_t>&
   return {values.begin(), values.end()};
 }
 
-// Rounding a weight to bf16 changes it by at most u = 2^-9 of itself (fp32: the sums differ by a
-// few 2^-24), independently for each element, so each linear's output moves by about u / sqrt(3) of
-// its size; 7 linears a layer add up on the residual stream as independent errors. Activations in
-// bf16 round as much again on each side. 8 leaves room for what norms and attention amplify.
-double tolerance_of(const ExportRequest& request) {
-  const bool has_bf16 = request.options.dtype == DType::kBFloat16 ||
-                        request.model.compute_dtype() == DType::kBFloat16;
-  const double unit = has_bf16 ? std::ldexp(1.0, -9) : std::ldexp(1.0, -18);
+// Rounding moves each weight by `rounding` of its size, independently for each element, so each
+// linear's output moves by as much of its own; 7 linears a layer add up on the residual stream as
+// independent errors. Activations in bf16 round as much again on each side (2^-9 at most, a uniform
+// error's deviation is that over sqrt(3)). 8 leaves room for what norms and attention amplify.
+double tolerance_of(const ExportRequest& request, double rounding) {
+  const bool has_bf16 = request.model.compute_dtype() == DType::kBFloat16;
+  const double activations = std::ldexp(1.0, has_bf16 ? -9 : -18) / std::sqrt(3.0);
   const auto num_linears = static_cast<double>(7 * request.model.config().num_layers + 1);
-  return 8.0 * unit * std::sqrt(num_linears / 3.0);
+  return 8.0 * std::max(rounding, activations) * std::sqrt(num_linears);
 }
 
 LogitsDifference difference_of(const std::vector<float>& expected,
@@ -86,41 +84,43 @@ bool is_unchanged(const std::string& method) { return method == "none" || method
 
 }  // namespace
 
-void compare_tensors(const std::filesystem::path& folder,
+void compare_tensors(const io::TensorSource& source, const std::filesystem::path& path,
                      const std::map<std::string, WrittenTensor>& written) {
-  const auto source = io::open_safetensors(folder);
-  if (source->tensors().size() != written.size())
-    throw CorruptBlockError(folder.string() + ": expected " + std::to_string(written.size()) +
-                            " tensors, read back " + std::to_string(source->tensors().size()) +
+  if (source.tensors().size() != written.size())
+    throw CorruptBlockError(path.string() + ": expected " + std::to_string(written.size()) +
+                            " tensors, read back " + std::to_string(source.tensors().size()) +
                             ". Check the disk.");
   for (const auto& [name, tensor] : written) {
-    const io::TensorInfo* info = source->find(name);
+    const io::TensorInfo* info = source.find(name);
     const bool is_equal = info != nullptr && info->num_bytes == tensor.num_bytes &&
-                          io::crc32c(source->bytes(*info)) == tensor.crc;
+                          io::crc32c(source.bytes(*info)) == tensor.crc;
     if (!is_equal)
-      throw CorruptBlockError(folder.string() + ": " + name +
+      throw CorruptBlockError(path.string() + ": " + name +
                               ": read back other bytes than were written. Check the disk.");
-    source->drop(*info);
+    source.drop(*info);
   }
 }
 
-LogitsDifference compare_logits(const ExportRequest& request, const std::filesystem::path& folder) {
-  const std::vector<int32_t> ids = prompt_ids(request);
+LogitsDifference compare_logits(const ExportRequest& request, const std::filesystem::path& path,
+                                double rounding) {
+  const auto source = models::open_model_source(path.string());
+  std::vector<int32_t> ids = prompt_ids(request);
+  // A file may have a shorter context than the model has.
+  ids.resize(std::min(ids.size(), static_cast<size_t>(source->config().max_position_embeddings)));
   std::vector<models::Hooks*> hooks;
   if (request.adapter != nullptr)
     hooks.push_back(request.adapter);
   const std::vector<float> expected = last_logits(request.model, ids, hooks);
 
-  const auto source = models::open_model_source(folder.string());
   models::Model& merged = request.load_back(*source);
   LogitsDifference result = difference_of(expected, last_logits(merged, ids, {}));
   const bool same_base = request.options.merge_base == MergeBase::kTrained ||
                          is_unchanged(request.provenance.quantization.method);
   if (same_base) {
-    result.tolerance = tolerance_of(request);
+    result.tolerance = tolerance_of(request, rounding);
     if (!(result.relative_rms <= result.tolerance))
       throw CorruptBlockError(
-          folder.string() + ": the merged model's logits differ from base + adapter by " +
+          path.string() + ": the merged model's logits differ from base + adapter by " +
           std::to_string(result.relative_rms) + " (relative RMS), allowed are " +
           std::to_string(result.tolerance) + ". Export with --dtype float32, and report this.");
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "export/exporter.h"
+#include "io/tensor_source.h"
 
 namespace shardtune::exporting {
 
@@ -18,8 +19,9 @@ struct WrittenTensor {
   int64_t num_bytes = 0;
 };
 
-/// CorruptBlockError naming the tensor when the folder does not hold exactly these bytes.
-void compare_tensors(const std::filesystem::path& folder,
+/// CorruptBlockError naming the tensor when the source read back from `path` does not hold exactly
+/// these bytes.
+void compare_tensors(const io::TensorSource& source, const std::filesystem::path& path,
                      const std::map<std::string, WrittenTensor>& written);
 
 struct LogitsDifference {
@@ -28,8 +30,10 @@ struct LogitsDifference {
   double tolerance = 0.0;     // on relative_rms; 0: not checked (another base)
 };
 
-/// Loads the merged model from `folder` and compares last-position logits.
+/// Loads the merged model from `path` and compares last-position logits. `rounding` is the error of
+/// a stored weight relative to its size, as a standard deviation.
 /// Errors  CorruptBlockError: relative_rms above the tolerance
-LogitsDifference compare_logits(const ExportRequest& request, const std::filesystem::path& folder);
+LogitsDifference compare_logits(const ExportRequest& request, const std::filesystem::path& path,
+                                double rounding);
 
 }  // namespace shardtune::exporting

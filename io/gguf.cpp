@@ -18,6 +18,16 @@ class MappedGguf final : public GgufFile {
     return contents_.metadata;
   }
   const std::string& path() const override { return path_; }
+  std::vector<GgufPair> pairs() const override {
+    file_.check_unchanged();
+    std::vector<GgufPair> pairs;
+    for (const GgufContents::Pair& pair : contents_.pairs) {
+      const auto bytes = file_.bytes().subspan(static_cast<size_t>(pair.begin),
+                                               static_cast<size_t>(pair.end - pair.begin));
+      pairs.push_back({pair.key, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}});
+    }
+    return pairs;
+  }
   const std::vector<TensorInfo>& tensors() const override { return contents_.tensors.infos(); }
   const TensorInfo* find(std::string_view name) const override {
     return contents_.tensors.find(name);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "io/file.h"
+#include "io/gguf_write.h"
 #include "io/tensor_source.h"
 
 namespace shardtune::io {
@@ -22,6 +23,8 @@ class GgufFile : public TensorSource {
  public:
   virtual const std::map<std::string, GgufValue, std::less<>>& metadata() const = 0;
   virtual const std::string& path() const = 0;
+  /// The metadata as it stands in the file, in its order.
+  virtual std::vector<GgufPair> pairs() const = 0;
 
   // Typed metadata; DataError naming file and key when absent (without _or) or of another type.
   int64_t integer(std::string_view key) const;

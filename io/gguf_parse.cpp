@@ -89,8 +89,10 @@ class GgufParser {
     if (key.empty() || !printable)
       fail_at(at, "metadata key: expected printable ASCII, found " + quote_text(key) +
                       ". The file is damaged.");
+    const int64_t begin = reader_.offset();
     const auto type = reader_.read<uint32_t>(key);
     GgufValue value = type == kArray ? read_array(key) : read_scalar(type, key);
+    contents_.pairs.push_back({key, begin, reader_.offset()});
     if (!contents_.metadata.emplace(key, std::move(value)).second)
       fail_at(at, "duplicate metadata key " + quote_text(key) + ". The file is damaged.");
   }

@@ -4,6 +4,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "io/gguf.h"
 #include "io/tensor_table.h"
@@ -11,6 +12,13 @@
 namespace shardtune::io {
 
 struct GgufContents {
+  /// Where type and value of a pair stand in the file.
+  struct Pair {
+    std::string key;
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  std::vector<Pair> pairs;  // in the file's order
   std::map<std::string, GgufValue, std::less<>> metadata;
   TensorTable tensors;
 };

@@ -40,9 +40,11 @@ int64_t parse_size(const std::string& text, const std::string& what) {
 
 void add_options(CommandLine& line) {
   add_model_options(line);
-  line.value("to", "FORMAT", "hf (merged weights) or peft (adapter only)");
+  line.value("to", "FORMAT", "hf or gguf (merged weights), peft or gguf-lora (adapter only)");
   line.value("out", "PATH", "output folder; must be empty or absent");
-  line.value("dtype", "D", "of merged weights: bfloat16 (default) or float32");
+  line.value("dtype", "D",
+             "of merged weights: bfloat16 (default of hf), float32; of gguf also float16 (its "
+             "default) and q8_0");
   line.value(
       "merge-base", "WHICH",
       "trained (default): the base as it was in training, dequantised; original: the model's "
@@ -52,14 +54,25 @@ void add_options(CommandLine& line) {
   line.flag("json", "print the report as one JSON document");
 }
 
+/// GGUF's word for --dtype.
+std::string gguf_type(const CommandLine& line) {
+  const std::string dtype =
+      line.choice_or("dtype", "float16", {"float16", "bfloat16", "float32", "q8_0"});
+  return dtype == "q8_0"       ? "Q8_0"
+         : dtype == "float32"  ? "F32"
+         : dtype == "bfloat16" ? "BF16"
+                               : "F16";
+}
+
 ExportArguments read_arguments(const CommandLine& line) {
   ExportArguments arguments;
   line.required("to");
-  arguments.format =
-      line.choice_or("to", "", exporting::exporters().names(), {"gguf", "gguf-lora"});
+  arguments.format = line.choice_or("to", "", exporting::exporters().names());
   arguments.model = model_arguments(line);
   arguments.out = line.required("out");
-  if (line.choice_or("dtype", "bfloat16", {"bfloat16", "float32"}, {"float16"}) == "float32")
+  if (arguments.format == "gguf")
+    arguments.options.gguf_type = gguf_type(line);
+  else if (line.choice_or("dtype", "bfloat16", {"bfloat16", "float32"}, {"float16"}) == "float32")
     arguments.options.dtype = DType::kFloat32;
   if (line.choice_or("merge-base", "trained", {"trained", "original"}) == "original")
     arguments.options.merge_base = exporting::MergeBase::kOriginal;
@@ -68,13 +81,16 @@ ExportArguments read_arguments(const CommandLine& line) {
         parse_size(line.required("max-shard-size"), "--max-shard-size");
   if (line.has("overwrite"))
     arguments.existing = exporting::Existing::kReplace;
-  if (arguments.format == "peft") {
+  if (arguments.format == "gguf" && line.has("max-shard-size"))
+    throw ConfigError("--max-shard-size: belongs to --to hf; a GGUF file is one. Leave it out.");
+  if (arguments.format == "peft" || arguments.format == "gguf-lora") {
     if (arguments.model.adapter.empty())
-      throw ConfigError("shardtune export --to peft: expected --adapter A, found none.");
+      throw ConfigError("shardtune export --to " + arguments.format +
+                        ": expected --adapter A, found none.");
     for (const char* name : {"dtype", "merge-base", "max-shard-size"}) {
       if (line.has(name))
         throw ConfigError(std::string("--") + name +
-                          ": belongs to --to hf; an adapter is saved in "
+                          ": belongs to merged weights; an adapter is saved in "
                           "float32 as it was trained. Leave it out.");
     }
   }
@@ -96,14 +112,14 @@ std::unique_ptr<data::Tokenizer> tokenizer_of(const std::string& model) {
 
 /// A second copy of the model is read back for the check: bf16 weights stay bf16 where that is
 /// fast.
-ModelArguments with_compute_dtype(ModelArguments model, DType exported) {
+ModelArguments with_compute_dtype(ModelArguments model, bool is_float32) {
   if (model.compute_dtype == "int8")
     throw ConfigError(
         "--compute-dtype: expected auto, float32 or bfloat16, found int8: an export "
         "writes weights, which int8 products do not change.");
   const bool is_free = model.compute_dtype.empty() || model.compute_dtype == "auto";
   if (is_free)
-    model.compute_dtype = exported == DType::kFloat32 ? "float32" : "auto";
+    model.compute_dtype = is_float32 ? "float32" : "auto";
   return model;
 }
 
@@ -112,8 +128,9 @@ io::Json run(const ExportArguments& arguments) {
   auto source = models::open_model_source(arguments.model.model);
   const auto tokenizer = tokenizer_of(arguments.model.model);
   exporting::OutputFolder output(arguments.out, arguments.existing);
-  const Session session(with_compute_dtype(arguments.model, arguments.options.dtype),
-                        std::move(source));
+  const bool is_float32 = arguments.format == "gguf" ? arguments.options.gguf_type == "F32"
+                                                     : arguments.options.dtype == DType::kFloat32;
+  const Session session(with_compute_dtype(arguments.model, is_float32), std::move(source));
   StoredModel read_back;
   exporting::ExportRequest request{session.model(),
                                    session.source(),
@@ -139,8 +156,9 @@ io::Json run(const ExportArguments& arguments) {
 }  // namespace
 
 int run_export(Arguments list) {
-  CommandLine line("export --model M [--adapter A] --to hf|peft --out PATH",
-                   "Writes what PEFT and transformers load, and reads it back before it appears.");
+  CommandLine line(
+      "export --model M [--adapter A] --to hf|peft|gguf|gguf-lora --out PATH",
+      "Writes what PEFT, transformers and llama.cpp load, and reads it back before it appears.");
   add_options(line);
   if (!line.parse(list))
     return 0;

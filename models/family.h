@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/registry.h"
 #include "models/model.h"
@@ -22,9 +23,13 @@ struct GgufFamily {
   std::string_view architecture;
   /// Keys under "architecture." into the configuration.
   void (*read_config)(const io::GgufFile& file, ModelConfig& config) = nullptr;
+  /// The same keys of a configuration. UnsupportedError: what llama.cpp does not compute.
+  std::vector<io::GgufPair> (*write_config)(const ModelConfig& config,
+                                            const std::string& prefix) = nullptr;
   std::span<const TensorName> tensors;        // whole names
   std::span<const TensorName> layer_tensors;  // "self_attn.q_proj" -> "attn_q"
   bool permutes_qk = false;                   // rows of q and k stand in interleaved-pair order
+  bool has_rope_divisors = false;             // rope_freqs.weight is read
 };
 
 struct Family {
@@ -53,6 +58,9 @@ int64_t bounded_integer(const io::JsonReader& json, std::string_view key, int64_
                         int64_t max);
 /// The same for GGUF metadata, up to 2^24.
 int64_t bounded_integer(const io::GgufFile& file, const std::string& key);
+/// For a family's writer of GGUF metadata: a size, and the sizes that all families have.
+io::GgufPair gguf_count(const std::string& key, int64_t value);
+std::vector<io::GgufPair> gguf_sizes(const ModelConfig& config, const std::string& prefix);
 inline constexpr int64_t kMaxWidth = int64_t{1} << 24;
 /// UnsupportedError: "name: what is not supported yet, see docs/status.md."
 [[noreturn]] void refuse_model(const std::string& name, const std::string& what);

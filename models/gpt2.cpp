@@ -190,6 +190,17 @@ void read_gguf(const io::GgufFile& file, ModelConfig& config) {
   config.norm_eps = file.number("gpt2.attention.layer_norm_epsilon");
 }
 
+std::vector<io::GgufPair> write_gguf(const ModelConfig& config, const std::string& prefix) {
+  if (!config.scales_attention || config.scales_attention_by_layer)
+    throw UnsupportedError(
+        "GGUF: llama.cpp knows gpt2 with scale_attn_weights and without "
+        "scale_attn_by_inverse_layer_idx alone. Use --to hf.");
+  std::vector<io::GgufPair> keys = gguf_sizes(config, prefix);
+  keys.push_back(io::gguf_float32(prefix + "attention.layer_norm_epsilon",
+                                  static_cast<float>(config.norm_eps)));
+  return keys;
+}
+
 constexpr TensorName kTensors[] = {{"transformer.wte.weight", "token_embd.weight"},
                                    {"transformer.wpe.weight", "position_embd.weight"},
                                    {"transformer.ln_f.weight", "output_norm.weight"},
@@ -214,6 +225,7 @@ Family gpt2_family() {
   family.write_config = &write_config;
   family.gguf.architecture = "gpt2";
   family.gguf.read_config = &read_gguf;
+  family.gguf.write_config = &write_gguf;
   family.gguf.tensors = kTensors;
   family.gguf.layer_tensors = kLayerTensors;
   return family;

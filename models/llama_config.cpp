@@ -103,13 +103,27 @@ void read_llama_gguf(const io::GgufFile& file, ModelConfig& config) {
   config.mlp_bias = file.find("blk.0.ffn_gate.bias") != nullptr;
 }
 
+std::vector<io::GgufPair> write_llama_gguf(const ModelConfig& config, const std::string& prefix) {
+  std::vector<io::GgufPair> keys = gguf_sizes(config, prefix);
+  keys.insert(keys.end(), {gguf_count(prefix + "attention.head_count_kv", config.num_kv_heads),
+                           gguf_count(prefix + "attention.key_length", config.head_dim),
+                           gguf_count(prefix + "attention.value_length", config.head_dim),
+                           io::gguf_float32(prefix + "attention.layer_norm_rms_epsilon",
+                                            static_cast<float>(config.norm_eps))});
+  const auto rope = gguf_rope_keys(prefix, config);
+  keys.insert(keys.end(), rope.begin(), rope.end());
+  return keys;
+}
+
 GgufFamily llama_gguf() {
   GgufFamily gguf;
   gguf.architecture = "llama";
   gguf.read_config = &read_llama_gguf;
+  gguf.write_config = &write_llama_gguf;
   gguf.tensors = kTensors;
   gguf.layer_tensors = kLayerTensors;
   gguf.permutes_qk = true;
+  gguf.has_rope_divisors = true;
   return gguf;
 }
 

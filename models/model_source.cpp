@@ -11,6 +11,7 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "models/family.h"
+#include "models/gguf_names.h"
 
 namespace shardtune::models {
 
@@ -179,38 +180,16 @@ class FolderSource : public TensorsSource {
   std::string prefix_;
 };
 
-// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"; "" when GGUF has no such name.
-std::string gguf_name(const Family& family, const std::string& name) {
-  for (const TensorName& tensor : family.gguf.tensors) {
-    if (tensor.hugging_face == name)
-      return std::string(tensor.gguf);
-  }
-  if (!name.starts_with(family.layers))
-    return "";
-  const size_t index_end = name.find('.', family.layers.size());
-  const size_t suffix = name.rfind('.');
-  if (index_end == std::string::npos || suffix <= index_end)
-    return "";
-  const std::string part = name.substr(index_end + 1, suffix - index_end - 1);
-  for (const TensorName& tensor : family.gguf.layer_tensors) {
-    if (tensor.hugging_face == part)
-      return "blk." + name.substr(family.layers.size(), index_end - family.layers.size()) + "." +
-             std::string(tensor.gguf) + name.substr(suffix);
-  }
-  return "";
-}
-
 class GgufSource : public TensorsSource {
  public:
   explicit GgufSource(const std::string& path) : file_(io::open_gguf(path)) {
     path_ = path;
     config_ = parse_gguf_config(*file_);
-    family_ = families().at(config_.model_type);
   }
   std::string folder() const override { return ""; }
 
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
-    if (!is_permuted(name)) {
+    if (!has_interleaved_rows(config_, name)) {
       TensorsSource::read_rows(name, begin, end, out);
       return;
     }
@@ -235,31 +214,15 @@ class GgufSource : public TensorsSource {
  protected:
   const io::TensorSource& tensors() const override { return *file_; }
   const io::TensorInfo* locate(const std::string& name) const override {
-    const std::string mapped = gguf_name(family_, name);
+    const std::string mapped = gguf_tensor_name(config_, name);
     return mapped.empty() ? nullptr : file_->find(mapped);
   }
-  // llama's q and k rows stand in interleaved-pair order: file row h*D + 2*i + b holds row
-  // h*D + b*D/2 + i of Hugging Face's half-split order.
   int64_t file_row(const std::string& name, int64_t row) const override {
-    if (!is_permuted(name))
-      return row;
-    const int64_t head_dim = config_.head_dim;
-    SHARDTUNE_ASSERT(need(name).shape[0] % head_dim == 0);
-    const int64_t within = row % head_dim;
-    const int64_t half = head_dim / 2;
-    return row - within + (within % half) * 2 + within / half;
+    return has_interleaved_rows(config_, name) ? interleaved_row(row, config_.head_dim) : row;
   }
 
  private:
-  bool is_permuted(const std::string& name) const {
-    if (!family_.gguf.permutes_qk)
-      return false;
-    return name.find(".self_attn.q_proj.") != std::string::npos ||
-           name.find(".self_attn.k_proj.") != std::string::npos;
-  }
-
   std::unique_ptr<io::GgufFile> file_;
-  Family family_;
 };
 
 }  // namespace

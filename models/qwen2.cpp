@@ -54,6 +54,7 @@ Family qwen2_family() {
   family.write_config = &write_config;
   family.gguf.architecture = "qwen2";
   family.gguf.permutes_qk = false;
+  family.gguf.has_rope_divisors = false;
   return family;
 }
 

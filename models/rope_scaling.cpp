@@ -158,6 +158,27 @@ void write_rope(const ModelConfig& config, io::Json& json) {
   json.set("rope_parameters", std::move(rope));
 }
 
+std::vector<io::GgufPair> gguf_rope_keys(const std::string& prefix, const ModelConfig& config) {
+  std::vector<io::GgufPair> keys = {
+      io::gguf_uint32(prefix + "rope.dimension_count", static_cast<uint32_t>(config.head_dim)),
+      io::gguf_float32(prefix + "rope.freq_base", static_cast<float>(config.rope_theta))};
+  if (config.rope_scaling.type == RopeType::kLinear) {
+    keys.push_back(io::gguf_string(prefix + "rope.scaling.type", "linear"));
+    keys.push_back(io::gguf_float32(prefix + "rope.scaling.factor",
+                                    static_cast<float>(config.rope_scaling.factor)));
+  }
+  return keys;
+}
+
+std::vector<float> gguf_rope_divisors(const ModelConfig& config) {
+  if (config.rope_scaling.type != RopeType::kLlama3)
+    return config.rope_divisors;
+  std::vector<float> divisors;
+  for (const float plain : kernels::rope_inverse_frequencies(config.head_dim, config.rope_theta))
+    divisors.push_back(static_cast<float>(divisor(config.rope_scaling, plain)));
+  return divisors;
+}
+
 std::vector<float> rope_frequencies(const ModelConfig& config) {
   auto frequencies = kernels::rope_inverse_frequencies(config.head_dim, config.rope_theta);
   for (size_t i = 0; i < frequencies.size(); ++i) {

@@ -17,6 +17,12 @@ void parse_gguf_rope(const io::GgufFile& file, const std::string& prefix, ModelC
 /// Errors  UnsupportedError: divisors of a GGUF file that are not those of a known llama3 scaling
 void write_rope(const ModelConfig& config, io::Json& json);
 
+/// The keys of parse_gguf_rope(); a llama3 scaling is a tensor.
+std::vector<io::GgufPair> gguf_rope_keys(const std::string& prefix, const ModelConfig& config);
+/// What GGUF stores of a llama3 scaling, as rope_freqs.weight: [head_dim / 2], or empty without
+/// one.
+std::vector<float> gguf_rope_divisors(const ModelConfig& config);
+
 /// Inverse frequencies [head_dim / 2] after scaling.
 /// Source  transformers 5.23, modeling_rope_utils.py, on Llama 3.1's scaling
 std::vector<float> rope_frequencies(const ModelConfig& config);

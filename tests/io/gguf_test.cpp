@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "io/float_decode.h"
 #include "io/float_encode.h"
+#include "io/gguf_encode.h"
 #include "io/gguf_parse.h"
 #include "io/gguf_write.h"
 #include "tests/io/temp_folder.h"
@@ -425,6 +426,30 @@ TEST(Gguf, SmolLm2HasItsKnownNumbers) {
     EXPECT_NEAR(query[i], first_query[i], 5.1e-9);
   EXPECT_NEAR(sum(query), 59.223221, 5.1e-7);
   EXPECT_NEAR(sum(read("blk.0.ffn_down.weight")), 150.635773, 5.1e-7);
+}
+
+TEST(GgufEncode, BytesAreThoseOfTheGgufPackage) {
+  const std::string golden = read_bytes(kGolden / "encoded.bin");
+  std::vector<float> values(1024);
+  std::memcpy(values.data(), golden.data(), 4096);
+  size_t at = 4096;
+  for (const auto& [type, size] : {std::pair("F16", 2048), {"BF16", 2048}, {"Q8_0", 1088}}) {
+    std::vector<std::byte> bytes(static_cast<size_t>(size));
+    encode_gguf(type, values, bytes);
+    ASSERT_LE(at + bytes.size(), golden.size());
+    EXPECT_EQ(std::memcmp(bytes.data(), golden.data() + at, bytes.size()), 0) << type;
+    at += bytes.size();
+  }
+  EXPECT_EQ(at, golden.size());
+}
+
+TEST(GgufEncode, RefusesOtherTypesAndSizes) {
+  std::vector<float> values(64);
+  std::vector<std::byte> bytes(68);
+  EXPECT_NO_THROW(encode_gguf("Q8_0", values, bytes));
+  EXPECT_THROW(encode_gguf("Q4_0", values, bytes), ArgumentError);
+  EXPECT_THROW(encode_gguf("F16", values, bytes), ArgumentError);
+  EXPECT_THROW(encode_gguf("Q8_0", std::span(values).first(63), bytes), ArgumentError);
 }
 
 }  // namespace

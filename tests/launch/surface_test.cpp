@@ -60,8 +60,6 @@ TEST(CommandLine, NamesTheStatusPageForWhatComesLater) {
   for (const char* option : {"--temperature 0.7", "--top-p 0.9", "--top-k 5", "--seed 1",
                              "--draft-model model", "--quantization gptq"})
     expect_refused(folder.run(generate + option), 64, {"docs/status.md"});
-  expect_refused(folder.run("export --model model --to gguf --out o"), 64, {"docs/status.md"});
-  expect_refused(folder.run("export --model model --to gguf-lora --out o"), 64, {"docs/status.md"});
   expect_refused(folder.run("eval --model model --data eval.jsonl --metric choice"), 64,
                  {"docs/status.md"});
   EXPECT_FALSE(fs::exists(folder.path("o")));

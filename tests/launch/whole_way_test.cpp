@@ -53,6 +53,15 @@ TEST(WholeWay, TrainEvalExportGenerate) {
   const io::Json generated = json_of(folder.run("generate --model merged --json " + prompt));
   EXPECT_EQ(generated.find("generations")->as_array()[0].find("text")->as_string() + "\n", text);
 
+  const std::string to_gguf = "export --model model --adapter run/adapter --to gguf";
+  json_of(folder.run(to_gguf + " --dtype float32 --out gguf --json"));
+  EXPECT_NEAR(loss_of(folder, "--model gguf/model.gguf"), adapted, 1e-4);
+  EXPECT_EQ(text, folder.run("generate --model gguf/model.gguf " + prompt).out);
+  json_of(folder.run(to_gguf + " --dtype q8_0 --out gguf --overwrite --json"));
+  EXPECT_NEAR(loss_of(folder, "--model gguf/model.gguf"), adapted, 0.05);
+  EXPECT_EQ(folder.run(to_gguf + "-lora --out lora").code, 0);
+  EXPECT_TRUE(std::filesystem::exists(folder.path("lora/adapter.gguf")));
+
   ASSERT_EQ(folder.run("export --model model --adapter run/adapter --to peft --out copy").code, 0);
   for (const char* name : {"adapter_model.safetensors", "adapter_config.json", "shardtune.json"})
     EXPECT_EQ(read_text(folder.path("copy") / name), read_text(folder.path("run/adapter") / name));

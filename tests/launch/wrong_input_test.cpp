@@ -162,6 +162,10 @@ TEST(WrongInput, OutputThatCannotBeWritten) {
   expect_error(folder.run("train run.yaml --set checkpoint.output_dir=file/run"), 73, {"file"});
   expect_error(folder.run("export --model model --to hf --out file/merged"), 73, {"file"});
   expect_error(folder.run("export --model model --to hf --out file"), 64, {"file"});
+  expect_error(folder.run("export --model model --to gguf-lora --out o"), 64, {"--adapter"});
+  expect_error(folder.run("export --model model --to gguf --dtype q4_0 --out o"), 64, {"q8_0"});
+  expect_error(folder.run("export --model model --to gguf --max-shard-size 5GB --out o"), 64,
+               {"--max-shard-size"});
   expect_error(folder.run("export --model model --to hf --out model"), 64, {"model"});
   if (geteuid() != 0) {
     fs::create_directory(folder.path("closed"));
