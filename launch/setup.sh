@@ -9,6 +9,7 @@ SHARDTUNE_BUILD_PACKAGES="g++ cmake ninja-build ccache pkg-config
   nlohmann-json3-dev libspdlog-dev libfmt-dev libicu-dev libssl-dev libhwloc-dev libxxhash-dev
   liburing-dev libpcre2-dev libeigen3-dev libgtest-dev"
 SHARDTUNE_MODEL_PACKAGES="python3 python3-pip ca-certificates"
+SHARDTUNE_PACKAGE_PACKAGES="dpkg-dev file"
 SHARDTUNE_TEST_PACKAGES="python3 clang-format git iproute2 slurmctld slurmd slurm-client munge"
 
 SHARDTUNE_CACHE_DIR="${SHARDTUNE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/shardtune}"
