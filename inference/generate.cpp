@@ -1,14 +1,12 @@
 #include "inference/generate.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 
-#include "core/checked.h"
-#include "inference/kv_cache.h"
-#include "models/head.h"
+#include "inference/next_ids.h"
+#include "kernels/few_rows_limit.h"
 
 namespace shardtune::inference {
 namespace {
@@ -20,115 +18,26 @@ struct Active {
   std::unique_ptr<SequenceKv> cache;
 };
 
-/// Tokens of one sequence that one forward pass feeds.
-struct Feed {
-  SequenceKv* cache = nullptr;
-  std::span<const int32_t> ids;
-  int64_t prompt = 0;
-};
-
-void check(const models::ModelConfig& config, std::span<const std::vector<int32_t>> prompts,
-           const GenerationOptions& options) {
-  if (options.max_new_tokens < 0 || options.max_concurrent < 1 || options.max_prefill_tokens < 1)
-    throw ArgumentError(
-        "generate: max_new_tokens, max_concurrent and max_prefill_tokens must be positive");
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const std::string where = "prompt " + std::to_string(i + 1) + ": ";
-    const auto length = static_cast<int64_t>(prompts[i].size());
-    if (length == 0)
-      throw DataError(where +
-                      "expected at least one token, found none. Give a text that is not empty.");
-    if (config.max_position_embeddings > 0 && length > config.max_position_embeddings)
-      throw DataError(where + "expected at most " + std::to_string(config.max_position_embeddings) +
-                      " tokens (the model's context), found " + std::to_string(length) +
-                      ". Shorten it.");
-    for (const int32_t id : prompts[i]) {
-      if (id < 0 || id >= config.vocab_size)
-        throw DataError(
-            where + "token id " + std::to_string(id) + " is outside the model's vocabulary of " +
-            std::to_string(config.vocab_size) + ". Use the tokenizer that belongs to the model.");
-    }
-  }
+/// Keys of the prompts' draws.
+std::vector<uint64_t> keys_of(std::span<const std::vector<int32_t>> prompts) {
+  std::map<std::span<const int32_t>, int64_t,
+           decltype([](auto a, auto b) { return std::ranges::lexicographical_compare(a, b); })>
+      seen;
+  std::vector<uint64_t> keys;
+  for (const std::vector<int32_t>& ids : prompts)
+    keys.push_back(prompt_key(ids, seen[ids]++));
+  return keys;
 }
-
-/// The forward passes over one model with its hooks.
-class Decoder {
- public:
-  Decoder(models::Model& model, const std::vector<models::Hooks*>& hooks, int64_t num_ids)
-      : model_(model),
-        layout_(kv_layout(model)),
-        hooks_(hooks),
-        num_ids_(num_ids > 0 ? num_ids : model.config().vocab_size),
-        cache_(layout_) {}
-
-  const KvLayout& layout() const { return layout_; }
-
-  /// Feeds all tokens in one flat batch; returns the next id of each sequence.
-  std::vector<int32_t> next_ids(std::span<const Feed> feeds) {
-    const TokenBatch batch = lay_out(feeds);
-    std::vector<SequenceKv*> caches;
-    for (const Feed& feed : feeds)
-      caches.push_back(feed.cache);
-    models::ForwardOptions options;
-    options.context.batch = &batch;
-    options.hooks = hooks_;
-    options.cache = &cache_;
-    autograd::Tape tape(model_.store(), autograd::Recording::kOff);
-    cache_.begin(caches, batch.sample_offsets);
-    const models::Variable hidden = model_.forward(tape, options);
-    cache_.end();
-    const Tensor last = last_rows(hidden.value(), batch.sample_offsets);
-    std::vector<int32_t> ids(feeds.size());
-    models::head_argmax(model_.head(), last, num_ids_, ids);
-    return ids;
-  }
-
- private:
-  static TokenBatch lay_out(std::span<const Feed> feeds) {
-    TokenBatch batch;
-    batch.sample_offsets.push_back(0);
-    for (const Feed& feed : feeds) {
-      const int64_t past = feed.cache->length();
-      for (size_t i = 0; i < feed.ids.size(); ++i) {
-        const auto position = narrow<int32_t>(past + static_cast<int64_t>(i));
-        batch.ids.push_back(feed.ids[i]);
-        batch.positions.push_back(position);
-        batch.token_indices.push_back(position);
-      }
-      batch.sample_offsets.push_back(narrow<int32_t>(batch.num_tokens()));
-      batch.sample_ids.push_back(static_cast<uint64_t>(feed.prompt));
-    }
-    batch.labels.assign(batch.ids.size(), kIgnoreLabel);
-    return batch;
-  }
-
-  static Tensor last_rows(const TensorView& hidden, std::span<const int32_t> offsets) {
-    const auto count = static_cast<int64_t>(offsets.size()) - 1;
-    Tensor rows(Shape{count, hidden.dim(1)}, hidden.dtype());
-    for (int64_t s = 0; s < count; ++s) {
-      const int64_t end = offsets[static_cast<size_t>(s) + 1];
-      const TensorView from = hidden.rows(end - 1, end);
-      std::memcpy(rows.view().rows(s, s + 1).raw(), from.raw(),
-                  static_cast<size_t>(from.num_bytes()));
-    }
-    return rows;
-  }
-
-  models::Model& model_;
-  KvLayout layout_;
-  std::vector<models::Hooks*> hooks_;
-  int64_t num_ids_;
-  BatchKvCache cache_;
-};
 
 class Scheduler {
  public:
   Scheduler(models::Model& model, const std::vector<models::Hooks*>& hooks,
             std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options,
             const TokenCallback& on_token)
-      : decoder_(model, hooks, options.num_ids),
+      : next_ids_(model, hooks, options),
         context_(model.config().max_position_embeddings),
         prompts_(prompts),
+        keys_(keys_of(prompts)),
         options_(options),
         on_token_(on_token),
         results_(prompts.size()) {}
@@ -137,96 +46,57 @@ class Scheduler {
     if (options_.max_new_tokens == 0)
       return std::move(results_);
     while (next_prompt_ < prompts_.size() || !active_.empty()) {
-      while (wants_prompts())
-        admit_group();
-      if (!active_.empty())
-        decode_step();
+      while (next_prompt_ < prompts_.size() && std::ssize(active_) < options_.max_concurrent)
+        admit();
+      decode_step();
     }
     return std::move(results_);
   }
 
  private:
-  // New prompts enter when a quarter of the places is free: joined prefills make better use of the
-  // machine than one at a time.
-  bool wants_prompts() const {
-    const auto active = static_cast<int64_t>(active_.size());
-    const int64_t free = options_.max_concurrent - active;
-    const auto waiting = static_cast<int64_t>(prompts_.size() - next_prompt_);
-    const int64_t enough = std::min(std::max<int64_t>(1, options_.max_concurrent / 4), waiting);
-    return waiting > 0 && free > 0 && (active == 0 || free >= enough);
-  }
-
-  void admit_group() {
-    const auto limit = static_cast<size_t>(options_.max_prefill_tokens);
-    size_t num_tokens = 0;
-    std::vector<Active> group;
-    while (next_prompt_ < prompts_.size() &&
-           active_.size() + group.size() < static_cast<size_t>(options_.max_concurrent)) {
-      const size_t length = prompts_[next_prompt_].size();
-      if (!group.empty() && num_tokens + length > limit)
-        break;
-      num_tokens += length;
-      group.push_back({static_cast<int64_t>(next_prompt_++), -1,
-                       std::make_unique<SequenceKv>(decoder_.layout())});
-    }
-    // Only a group of one can be longer than the limit: its beginning is fed in chunks.
-    size_t fed = 0;
-    for (; num_tokens - fed > limit; fed += limit)
-      decoder_.next_ids(std::array{feed_of(group.front(), fed, limit)});
-    std::vector<Feed> feeds;
-    for (const Active& sequence : group) {
-      feeds.push_back(feed_of(sequence, fed, prompt_of(sequence).size() - fed));
-      sequence.cache->reserve(static_cast<int64_t>(prompt_of(sequence).size()) + 1);
-    }
-    take(std::move(group), decoder_.next_ids(feeds));
-  }
-
-  const std::vector<int32_t>& prompt_of(const Active& sequence) const {
-    return prompts_[static_cast<size_t>(sequence.prompt)];
-  }
-  Feed feed_of(const Active& sequence, size_t begin, size_t count) const {
-    return {sequence.cache.get(), std::span(prompt_of(sequence)).subspan(begin, count),
-            sequence.prompt};
+  /// Each prompt is fed alone: in company its products would have other bits, and where two ids are
+  /// nearly as likely another one would win.
+  void admit() {
+    const size_t prompt = next_prompt_++;
+    Active sequence{static_cast<int64_t>(prompt), -1,
+                    std::make_unique<SequenceKv>(next_ids_.layout())};
+    const Feed feed{sequence.cache.get(), prompts_[prompt], sequence.prompt, keys_[prompt], 0};
+    const int32_t id = next_ids_.choose_after(feed);
+    take(std::move(sequence), id);
   }
 
   void decode_step() {
-    std::vector<Active> group = std::move(active_);
+    std::vector<Active> all = std::move(active_);
     active_.clear();
+    constexpr auto kMost = static_cast<size_t>(kernels::kFewRows);
+    for (size_t begin = 0; begin < all.size(); begin += kMost)
+      decode(std::span(all).subspan(begin, std::min(kMost, all.size() - begin)));
+  }
+
+  void decode(std::span<Active> group) {
     std::vector<Feed> feeds;
-    for (const Active& sequence : group)
-      feeds.push_back({sequence.cache.get(), std::span(&sequence.next_id, 1), sequence.prompt});
-    const std::vector<int32_t> ids = decoder_.next_ids(feeds);
-    take(std::move(group), ids);
-  }
-
-  /// Adds each sequence's new id to its result; keeps those that go on.
-  void take(std::vector<Active> group, const std::vector<int32_t>& ids) {
-    for (size_t i = 0; i < group.size(); ++i) {
-      Active& sequence = group[i];
-      Generation& result = results_[static_cast<size_t>(sequence.prompt)];
-      sequence.next_id = ids[i];
-      const auto& stops = options_.stop_ids;
-      if (std::find(stops.begin(), stops.end(), ids[i]) != stops.end()) {
-        result.reason = StopReason::kStopId;
-        continue;
-      }
-      result.ids.push_back(ids[i]);
-      if (on_token_)
-        on_token_(sequence.prompt, ids[i]);
-      if (options_.finished && options_.finished(sequence.prompt, result.ids))
-        result.reason = StopReason::kFinished;
-      else if (static_cast<int64_t>(result.ids.size()) >= options_.max_new_tokens)
-        result.reason = StopReason::kMaxNewTokens;
-      else if (context_ > 0 && sequence.cache->length() >= context_)
-        result.reason = StopReason::kContextFull;
-      else
-        active_.push_back(std::move(sequence));
+    for (const Active& sequence : group) {
+      const auto prompt = static_cast<size_t>(sequence.prompt);
+      feeds.push_back({sequence.cache.get(), std::span(&sequence.next_id, 1), sequence.prompt,
+                       keys_[prompt], std::ssize(results_[prompt].ids)});
     }
+    const std::vector<int32_t> ids = next_ids_.choose(feeds);
+    for (size_t i = 0; i < group.size(); ++i)
+      take(std::move(group[i]), ids[i]);
   }
 
-  Decoder decoder_;
+  void take(Active sequence, int32_t id) {
+    sequence.next_id = id;
+    Generation& result = results_[static_cast<size_t>(sequence.prompt)];
+    if (take_id(id, sequence.prompt, sequence.cache->length(), context_, options_, on_token_,
+                result))
+      active_.push_back(std::move(sequence));
+  }
+
+  NextIds next_ids_;
   int64_t context_;
   std::span<const std::vector<int32_t>> prompts_;
+  std::vector<uint64_t> keys_;
   const GenerationOptions& options_;
   const TokenCallback& on_token_;
   std::vector<Generation> results_;
@@ -236,13 +106,24 @@ class Scheduler {
 
 }  // namespace
 
-std::vector<Generation> generate_greedy(models::Model& model,
-                                        const std::vector<models::Hooks*>& hooks,
-                                        std::span<const std::vector<int32_t>> prompts,
-                                        const GenerationOptions& options,
-                                        const TokenCallback& on_token) {
-  check(model.config(), prompts, options);
+std::vector<Generation> generate(models::Model& model, const std::vector<models::Hooks*>& hooks,
+                                 std::span<const std::vector<int32_t>> prompts,
+                                 const GenerationOptions& options, const TokenCallback& on_token) {
+  check_options(options);
+  for (size_t i = 0; i < prompts.size(); ++i)
+    check_prompt(model.config(), prompts[i], "prompt " + std::to_string(i + 1));
   return Scheduler(model, hooks, prompts, options, on_token).run();
+}
+
+std::vector<int32_t> stop_ids(const data::Tokenizer& tokenizer, const models::ModelConfig& config) {
+  std::vector<int32_t> ids = tokenizer.stop_ids();
+  for (const int64_t id : config.eos_token_ids) {
+    if (id >= 0 && id < config.vocab_size)
+      ids.push_back(static_cast<int32_t>(id));
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
 }
 
 }  // namespace shardtune::inference

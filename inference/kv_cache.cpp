@@ -68,6 +68,11 @@ void SequenceKv::append(int layer, const TensorView& k, const TensorView& v) {
   copy_rows(v, values(layer, end).rows(length_, end));
 }
 
+void SequenceKv::truncate(int64_t tokens) {
+  SHARDTUNE_ASSERT(tokens >= 0 && tokens <= length_);
+  length_ = tokens;
+}
+
 void BatchKvCache::begin(std::span<SequenceKv* const> sequences,
                          std::span<const int32_t> sample_offsets) {
   SHARDTUNE_ASSERT(sample_offsets.size() == sequences.size() + 1);

@@ -40,6 +40,8 @@ class SequenceKv {
   /// Copies rows behind the cached ones; every layer once, then advance().
   void append(int layer, const TensorView& k, const TensorView& v);
   void advance(int64_t tokens) { length_ += tokens; }
+  /// Forgets all rows from `tokens` on.
+  void truncate(int64_t tokens);
 
   /// Rows [0, rows) of a layer, [rows, Hk*D].
   TensorView keys(int layer, int64_t rows) const { return view(layer, 0, rows); }

@@ -10,10 +10,6 @@
 namespace shardtune::kernels {
 
 namespace {
-// Measured: see docs/benchmarks.md. Shorter sums are not worth their horizontal additions.
-constexpr int64_t kMostRows = 64;
-constexpr int64_t kLeastLength = 64;
-
 // Rows of b^T that a task takes, and of them those in the cache at once.
 constexpr int64_t kDotRows = 32;
 constexpr int64_t kDotGroup = 8;
@@ -79,7 +75,7 @@ void dot_product(const Prepared& p) {
       p.functions.dot(task);
     }
     store_sums({p.product.c, first, last - first, sums.data<float>(), rows, p.product.accumulate,
-                p.product.scale});
+                p.product.scale, p.product.onto});
   });
 }
 
@@ -104,14 +100,10 @@ void spread_product(const Prepared& p) {
       p.functions.spread(task);
     }
     store_sums({p.product.c, first, count, sums.data<float>(), width, p.product.accumulate,
-                p.product.scale});
+                p.product.scale, p.product.onto});
   });
 }
 }  // namespace
-
-bool is_few_rows(int64_t m, int64_t n, int64_t k) {
-  return m <= kMostRows && k >= kLeastLength && n >= kLeastLength;
-}
 
 void few_rows_product(const FewRowsProduct& product) {
   const PurposeScope purpose(Purpose::kProducts);

@@ -3,6 +3,7 @@
 // while it is in the cache. Private to kernels/.
 #pragma once
 
+#include "kernels/few_rows_limit.h"
 #include "kernels/gemm.h"
 
 namespace shardtune::kernels {
@@ -15,13 +16,13 @@ struct FewRowsProduct {
   TensorView c;
   Accumulate accumulate = Accumulate::kNo;
   float scale = 1.0f;
+  TensorView onto;  // f32, added before c is rounded (gemm_onto); empty: nothing
 };
 
-/// Whether a product of this shape comes here; by shape alone.
-bool is_few_rows(int64_t m, int64_t n, int64_t k);
-
-/// c (+)= scale * a * op(b) on all threads. Arguments as gemm and gemm_by_panels check them.
-/// Exact   each row of c has the same bits for any number of threads, with b whole or decoded
+/// c (+)= scale * a * op(b) (+ onto) on all threads. Arguments as gemm and gemm_by_panels check
+/// them.
+/// Exact   each row of c has the same bits for any number of threads and beside any other rows,
+///         with b whole or decoded
 void few_rows_product(const FewRowsProduct& product);
 
 /// Columns [first_column, first_column + num_columns) of c (+)= scale * sums, rounded once.
@@ -32,6 +33,7 @@ struct SumsOutput {
   int64_t sums_stride = 0;
   Accumulate accumulate = Accumulate::kNo;
   float scale = 1.0f;
+  TensorView onto;  // as in FewRowsProduct
 };
 /// On the calling thread.
 void store_sums(const SumsOutput& output);

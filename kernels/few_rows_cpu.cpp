@@ -135,10 +135,14 @@ void StoreSums(const SumsOutput& output) {
   for (int64_t i = 0; i < c.dim(0); ++i) {
     const Row target = row_of(c) + (i * c.dim(1) + output.first_column);
     const Row sums{const_cast<float*>(output.sums) + i * output.sums_stride, nullptr};
+    const bool has_onto = !output.onto.empty();
+    const Row onto = has_onto ? row_of(output.onto) + (i * c.dim(1) + output.first_column) : Row{};
     for_each_vector(static_cast<size_t>(output.num_columns), [&](size_t j, size_t n) HWY_ATTR {
       Vf value = hn::Mul(load_n(sums, j, n), factor);
       if (output.accumulate == Accumulate::kYes)
         value = hn::Add(load_n(target, j, n), value);
+      if (has_onto)
+        value = hn::Add(load_n(onto, j, n), value);
       store_n(value, target, j, n);
     });
   }

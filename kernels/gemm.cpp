@@ -152,8 +152,8 @@ void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const
     return;
   if (k == 0)
     return clear_or_keep(c, accumulate);
-  if (is_few_rows(m, n, k))
-    return few_rows_product({a, transpose_b, b, nullptr, c, accumulate, scale});
+  if (m <= kFewRows)
+    return few_rows_product({a, transpose_b, b, nullptr, c, accumulate, scale, {}});
   const bool mixed = a.dtype() == DType::kFloat32 && c.dtype() == DType::kBFloat16;
   if (mixed || (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16()))
     return gemm_in_float32(a, b, transpose_b, c, accumulate, scale);
@@ -180,6 +180,8 @@ void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, co
     return copy_scaled(y, out, Accumulate::kNo);
   if (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16())
     return gemm_onto(y, to_float32(a), to_float32(b), out, scale);
+  if (m <= kFewRows)
+    return few_rows_product({a, Transpose::kYes, b, nullptr, out, Accumulate::kNo, scale, y});
   ProductSpec spec = whole_product(a, b, Transpose::kYes, out);
   spec.output_dtype = DType::kFloat32;
   spec.accumulate = Accumulate::kYes;

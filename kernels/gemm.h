@@ -15,7 +15,7 @@ enum class Transpose { kNo, kYes };
 
 /// c [M,N] (+)= scale * a [M,K] * op(b), op(b) = b [K,N] or b^T with b [N,K]
 /// Dtypes  a and b the same, f32 or bf16; c f32 or bf16; sums in f32
-/// Exact   each row of c has the same bits for any number of threads
+/// Exact   each row of c has the same bits for any number of threads (and rows: few_rows_limit.h)
 /// Errors  ArgumentError: shapes or dtypes that do not fit
 void gemm(const TensorView& a, const TensorView& b, Transpose transpose_b, const TensorView& c,
           Accumulate accumulate, float scale = 1.0f);

@@ -65,8 +65,8 @@ void gemm_by_panels(const TensorView& a, const BlockSource& b, Transpose transpo
     fail_argument("gemm_by_panels", "a", a, "at least one column");
   if (m == 0 || n == 0)
     return;
-  if (is_few_rows(m, n, k))
-    return few_rows_product({a, transpose_b, {}, &b, c, accumulate, 1.0f});
+  if (m <= kFewRows)
+    return few_rows_product({a, transpose_b, {}, &b, c, accumulate, 1.0f, {}});
   const bool mixed = a.dtype() == DType::kFloat32 && c.dtype() == DType::kBFloat16;
   if (mixed || (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16()))
     return gemm_in_float32(a, b, transpose_b, c, accumulate);

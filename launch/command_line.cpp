@@ -153,6 +153,23 @@ int64_t CommandLine::integer_or(const std::string& name, int64_t otherwise,
   return has(name) ? parse_integer(required(name), "--" + name, range) : otherwise;
 }
 
+double CommandLine::number_or(const std::string& name, double otherwise,
+                              NumberBounds bounds) const {
+  if (!has(name))
+    return otherwise;
+  const std::string text = required(name);
+  double number = 0.0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop != end || !(number >= bounds.min && number <= bounds.max)) {
+    std::ostringstream message;
+    message << "--" << name << ": expected a number from " << bounds.min << " to " << bounds.max
+            << ", found '" << text << "'. Write for example " << bounds.max << ".";
+    throw ConfigError(message.str());
+  }
+  return number;
+}
+
 std::vector<std::string> CommandLine::all(const std::string& name) const {
   return has(name) ? state_->values[name].as<std::vector<std::string>>()
                    : std::vector<std::string>{};

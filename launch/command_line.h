@@ -17,6 +17,12 @@ struct IntegerRange {
   int64_t max;
 };
 
+/// Bounds of a number option, inclusive.
+struct NumberBounds {
+  double min;
+  double max;
+};
+
 class CommandLine {
  public:
   /// `usage` follows "shardtune ", e.g. "eval --model M --data FILE".
@@ -45,6 +51,7 @@ class CommandLine {
   std::string required(const std::string& name) const;
   std::string text_or(const std::string& name, const std::string& otherwise) const;
   int64_t integer_or(const std::string& name, int64_t otherwise, IntegerRange range) const;
+  double number_or(const std::string& name, double otherwise, NumberBounds bounds) const;
   std::vector<std::string> all(const std::string& name) const;
   /// One of `choices`; ConfigError with the nearest one. Those in `later` are refused by name.
   std::string choice_or(const std::string& name, const std::string& otherwise,

@@ -5,7 +5,6 @@
 
 #include "core/error.h"
 #include "data/dataset.h"
-#include "data/text_split.h"
 #include "io/file.h"
 
 namespace shardtune::launch {
@@ -37,18 +36,6 @@ Prompt prompt_from(const io::Json& json, const std::string& where) {
   prompt.text = text->as_string();
   prompt.messages = {{"user", prompt.text}};
   return prompt;
-}
-
-/// Length of the end of `text` that could be the beginning of a character.
-size_t unfinished_bytes(std::string_view text) {
-  for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
-    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
-    if ((byte & 0xC0) == 0x80)
-      continue;
-    const size_t wanted = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
-    return wanted > back ? back : 0;
-  }
-  return 0;
 }
 
 }  // namespace
@@ -93,22 +80,6 @@ std::vector<Prompt> read_prompts(const std::string& path) {
   if (prompts.empty())
     throw DataError(path + ": expected lines like {\"prompt\": \"Hello\"}, found none.");
   return prompts;
-}
-
-std::string TextStream::push(int32_t id) {
-  if (tokenizer_.is_special(id))
-    return "";
-  pending_ += tokenizer_.token_bytes(id);
-  const size_t whole = pending_.size() - unfinished_bytes(pending_);
-  const std::string text = data::replace_invalid_utf8(std::string_view(pending_).substr(0, whole));
-  pending_.erase(0, whole);
-  return text;
-}
-
-std::string TextStream::finish() {
-  const std::string text = data::replace_invalid_utf8(pending_);
-  pending_.clear();
-  return text;
 }
 
 }  // namespace shardtune::launch

@@ -1,5 +1,4 @@
-// Prompts as token ids: raw text, or turns through the chat template; and text streamed from
-// tokens.
+// Prompts as token ids: raw text, or turns through the chat template.
 #pragma once
 
 #include <string>
@@ -26,19 +25,5 @@ struct Prompt {
 };
 /// JSON lines with "prompt" or "messages". MissingInputError, DataError naming file, line and key.
 std::vector<Prompt> read_prompts(const std::string& path);
-
-/// Collects the bytes of tokens and gives back what is whole UTF-8.
-class TextStream {
- public:
-  explicit TextStream(const data::Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-  /// Text that can be shown after this token; special tokens add none.
-  std::string push(int32_t id);
-  /// What is left at the end, invalid bytes as U+FFFD.
-  std::string finish();
-
- private:
-  const data::Tokenizer& tokenizer_;
-  std::string pending_;
-};
 
 }  // namespace shardtune::launch

@@ -1,10 +1,12 @@
-// generate: greedy continuation of one prompt, streamed, or of a file of prompts.
+// generate: the continuation of one prompt, streamed, or of a file of prompts.
 #include <chrono>
 
+#include "data/text_stream.h"
 #include "inference/generate.h"
 #include "launch/command_line.h"
 #include "launch/output.h"
 #include "launch/prompts.h"
+#include "launch/sampling.h"
 #include "launch/session.h"
 #include "launch/verbs.h"
 
@@ -18,8 +20,7 @@ struct GenerateArguments {
   std::string prompt_file;  // "" = prompt
   std::string prompt;
   bool raw = false;
-  int64_t max_new_tokens = 256;
-  int64_t batch_size = 32;
+  inference::GenerationOptions generation;
   Style style = Style::kStreamed;
 };
 
@@ -31,27 +32,15 @@ void add_options(CommandLine& line) {
   line.value("chat-template", "NAME", "auto (default) or a known name");
   line.value("max-new-tokens", "N", "longest continuation (default 256)");
   line.value("batch-size", "N", "prompts decoded together (default 32)");
-  line.value("temperature", "T", "0: greedy, the only kind there is yet");
+  add_sampling_options(line);
   line.flag("json", "print one JSON document");
-  for (const char* name : {"top-p", "top-k", "seed", "draft-model"})
-    line.later(name);
-}
-
-void refuse_sampling(const CommandLine& line) {
-  const std::string text = line.text_or("temperature", "0");
-  const bool is_zero = !text.empty() && text.find_first_not_of("0.") == std::string::npos &&
-                       text.find('0') != std::string::npos;
-  if (!is_zero)
-    throw UnsupportedError("--temperature " + text +
-                           ": sampling is not there yet: docs/status.md says what is. Leave it out "
-                           "for greedy decoding.");
+  line.later("draft-model");
 }
 
 GenerateArguments read_arguments(const CommandLine& line) {
   GenerateArguments arguments;
   arguments.model = model_arguments(line);
   arguments.model.chat_template = line.text_or("chat-template", "");
-  refuse_sampling(line);
   if (line.has("prompt") == line.has("prompts"))
     throw ConfigError(
         "shardtune generate: expected one of --prompt TEXT and --prompts FILE.jsonl, "
@@ -62,8 +51,9 @@ GenerateArguments read_arguments(const CommandLine& line) {
   if (line.has("prompts") && arguments.prompt_file.empty())
     throw ConfigError("--prompts: expected a file, found an empty text.");
   arguments.raw = line.has("raw");
-  arguments.max_new_tokens = line.integer_or("max-new-tokens", 256, {1, 1 << 20});
-  arguments.batch_size = line.integer_or("batch-size", 32, {1, 1024});
+  arguments.generation.max_new_tokens = line.integer_or("max-new-tokens", 256, {1, 1 << 20});
+  arguments.generation.max_concurrent = line.integer_or("batch-size", 32, {1, 1024});
+  arguments.generation.sampling = sampling_options(line);
   if (line.has("json"))
     arguments.style = Style::kJson;
   else if (line.has("prompts"))
@@ -92,18 +82,6 @@ std::vector<std::vector<int32_t>> encode_prompts(const std::vector<Prompt>& prom
   return ids;
 }
 
-inference::GenerationOptions options_of(const GenerateArguments& arguments, const Session& session,
-                                        const data::Tokenizer& tokenizer) {
-  inference::GenerationOptions options;
-  options.max_new_tokens = arguments.max_new_tokens;
-  options.max_concurrent = arguments.batch_size;
-  options.stop_ids = tokenizer.stop_ids();
-  options.num_ids = tokenizer.vocab_size();
-  for (const int64_t id : session.model().config().eos_token_ids)
-    options.stop_ids.push_back(static_cast<int32_t>(id));
-  return options;
-}
-
 io::Json result_of(const Prompt& prompt, size_t num_prompt_tokens,
                    const inference::Generation& generation, const data::Tokenizer& tokenizer) {
   io::Json json = io::Json::object();
@@ -126,7 +104,11 @@ void generate(const GenerateArguments& arguments) {
   const auto ids = encode_prompts(prompts, *tokenizer, chat.get());
   const Session session(arguments.model, std::move(source));
 
-  TextStream stream(*tokenizer);
+  inference::GenerationOptions options = arguments.generation;
+  options.stop_ids = inference::stop_ids(*tokenizer, session.model().config());
+  options.num_ids = tokenizer->vocab_size();
+
+  data::TextStream stream(*tokenizer);
   inference::TokenCallback on_token;
   if (arguments.style == Style::kStreamed)
     on_token = [&](int64_t, int32_t id) {
@@ -134,8 +116,8 @@ void generate(const GenerateArguments& arguments) {
       flush_output();
     };
   const auto start = std::chrono::steady_clock::now();
-  const auto generations = inference::generate_greedy(
-      session.model(), session.hooks(), ids, options_of(arguments, session, *tokenizer), on_token);
+  const auto generations =
+      inference::generate(session.model(), session.hooks(), ids, options, on_token);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   if (arguments.style == Style::kStreamed) {
     print(stream.finish() + "\n");
@@ -161,8 +143,9 @@ void generate(const GenerateArguments& arguments) {
 
 int run_generate(Arguments list) {
   CommandLine line("generate --model M [--adapter A] --prompt TEXT | --prompts FILE.jsonl [--raw]",
-                   "Continues prompts greedily; the chat template is applied unless --raw. One "
-                   "prompt streams its text; a file gives one JSON line per prompt.");
+                   "Continues prompts, greedily unless a temperature is given; the chat template "
+                   "is applied unless --raw. One prompt streams its text; a file gives one JSON "
+                   "line per prompt, each with the text that it gets alone.");
   add_options(line);
   if (!line.parse(list))
     return 0;

@@ -14,12 +14,12 @@ constexpr Verb kVerbs[] = {
     {"audit", "the tokens a run would train on, with their labels", &run_audit},
     {"eval", "loss, perplexity and exact match on a data file", &run_eval},
     {"generate", "continue one prompt or a file of prompts", &run_generate},
+    {"chat", "a conversation in the terminal", &run_chat},
     {"tokenize", "text to token ids and back", &run_tokenize},
     {"export", "merged weights or an adapter that other tools load", &run_export},
     {"inspect", "tensors and metadata of a model, adapter or checkpoint", &run_inspect},
     {"report", "one page about a run", &run_report},
     {"version", "version, build options, CPU and libraries", &run_version},
-    {"chat", "a conversation in the terminal (later)", nullptr},
     {"quantize", "a quantised checkpoint for other tools (later)", nullptr},
 };
 

@@ -25,6 +25,7 @@ int run_plan(Arguments arguments);
 int run_audit(Arguments arguments);
 int run_eval(Arguments arguments);
 int run_generate(Arguments arguments);
+int run_chat(Arguments arguments);
 int run_tokenize(Arguments arguments);
 int run_export(Arguments arguments);
 int run_inspect(Arguments arguments);

@@ -45,7 +45,7 @@ ExactMatchResult evaluate_exact_match(models::Model& model, const data::Tokenize
   }
   inference::GenerationOptions generation;
   generation.max_new_tokens = options.max_new_tokens;
-  generation.stop_ids = tokenizer.stop_ids();
+  generation.stop_ids = inference::stop_ids(tokenizer, model.config());
   generation.num_ids = tokenizer.vocab_size();
   generation.max_concurrent = options.batch_size;
   // On bytes: a token may end inside a character.
@@ -56,7 +56,7 @@ ExactMatchResult evaluate_exact_match(models::Model& model, const data::Tokenize
       text += tokenizer.token_bytes(ids.back());
     return is_decided_wrong(text, stripped(expected[static_cast<size_t>(prompt)]));
   };
-  const auto generations = inference::generate_greedy(model, options.hooks, prompts, generation);
+  const auto generations = inference::generate(model, options.hooks, prompts, generation);
 
   ExactMatchResult result;
   result.num_samples = static_cast<int64_t>(expected.size());

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "adapters/adapter.h"
+#include "core/parallel_for.h"
 #include "inference/kv_cache.h"
 #include "models/head.h"
 #include "tests/support/small_model.h"
@@ -61,7 +62,7 @@ TEST(Generate, EqualsWholeForwardPasses) {
     const auto prompts = golden_prompts(name);
     GenerationOptions options;
     options.max_new_tokens = 12;
-    const auto found = ids_of(generate_greedy(*small.model, {}, prompts, options));
+    const auto found = ids_of(generate(*small.model, {}, prompts, options));
     for (size_t i = 0; i < prompts.size(); ++i)
       EXPECT_EQ(found[i], continue_by_whole_passes(small, {}, prompts[i], 12)) << name << " " << i;
   }
@@ -74,33 +75,92 @@ TEST(Generate, FollowsTheAdaptersHooks) {
   GenerationOptions options;
   options.max_new_tokens = 8;
   const Hooks hooks = {adapter.get()};
-  const auto with = ids_of(generate_greedy(*small.model, hooks, prompts, options));
+  const auto with = ids_of(generate(*small.model, hooks, prompts, options));
   for (size_t i = 0; i < prompts.size(); ++i)
     EXPECT_EQ(with[i], continue_by_whole_passes(small, hooks, prompts[i], 8)) << i;
-  EXPECT_NE(with, ids_of(generate_greedy(*small.model, {}, prompts, options)));
+  EXPECT_NE(with, ids_of(generate(*small.model, {}, prompts, options)));
 }
 
-// Every way to cut the work: alone, few places so that prompts wait, prompts fed in chunks.
-TEST(Generate, DoesNotDependOnCompany) {
-  SmallModel small("tied_gqa");
+/// 77 different prompts: more than a decode step takes together.
+std::vector<Ids> many_prompts() {
   std::vector<Ids> prompts;
-  for (int i = 0; i < 11; ++i) {
-    for (Ids ids : golden_prompts("tied_gqa")) {
-      std::rotate(ids.begin(), ids.begin() + i % static_cast<int>(ids.size()), ids.end());
-      prompts.push_back(ids);
-    }
+  for (int32_t i = 0; i < 77; ++i) {
+    Ids ids = {i};
+    for (int32_t k = 1; k <= i % 13; ++k)
+      ids.push_back((i * 31 + k * 17) % 96);
+    prompts.push_back(ids);
   }
-  GenerationOptions options;
-  options.max_new_tokens = 10;
+  return prompts;
+}
+
+/// Every way to cut the work: alone, few places so that prompts wait, another order, more threads.
+void expect_the_same_in_any_company(SmallModel& small, const Hooks& hooks,
+                                    GenerationOptions options) {
+  std::vector<Ids> prompts = many_prompts();
+  options.max_new_tokens = 6;
   options.stop_ids = {5, 17, 40};  // sequences leave at different times
-  const auto together = ids_of(generate_greedy(*small.model, {}, prompts, options));
+  const int threads = num_threads();
+  const auto together = ids_of(generate(*small.model, hooks, prompts, options));
   options.max_concurrent = 3;
-  options.max_prefill_tokens = 4;
-  EXPECT_EQ(ids_of(generate_greedy(*small.model, {}, prompts, options)), together);
+  const auto few = std::span(prompts).first(8);
+  set_num_threads(3);
+  EXPECT_EQ(ids_of(generate(*small.model, hooks, few, options)),
+            std::vector<Ids>(together.begin(), together.begin() + 8));
+  set_num_threads(threads);
   for (size_t i = 0; i < prompts.size(); i += 9) {
-    const auto alone = generate_greedy(*small.model, {}, std::span(prompts).subspan(i, 1), options);
+    const auto alone = generate(*small.model, hooks, std::span(prompts).subspan(i, 1), options);
     EXPECT_EQ(alone[0].ids, together[i]) << i;
   }
+  options.max_concurrent = 100;
+  std::reverse(prompts.begin(), prompts.end());
+  auto reversed = ids_of(generate(*small.model, hooks, prompts, options));
+  std::reverse(reversed.begin(), reversed.end());
+  EXPECT_EQ(reversed, together);
+}
+
+TEST(Generate, DoesNotDependOnCompany) {
+  for (const DType compute : {DType::kFloat32, DType::kBFloat16}) {
+    models::LoadOptions load;
+    load.compute_dtype = compute;
+    SmallModel small("tied_gqa", load);
+    const auto adapter = adapters::load_adapter(golden_llama("lora_qv"), *small.model);
+    GenerationOptions options;
+    expect_the_same_in_any_company(small, {}, options);
+    expect_the_same_in_any_company(small, {adapter.get()}, options);
+    options.sampling.temperature = 1.3;
+    options.sampling.top_p = 0.95;
+    options.sampling.seed = 3;
+    expect_the_same_in_any_company(small, {adapter.get()}, options);
+  }
+}
+
+TEST(Generate, DrawsBySeedAndAnewForEqualPrompts) {
+  SmallModel small("tied_gqa");
+  const std::vector<Ids> prompts(4, Ids{7, 8, 9});
+  GenerationOptions options;
+  options.max_new_tokens = 12;
+  options.sampling.temperature = 1.0;
+  const auto first = ids_of(generate(*small.model, {}, prompts, options));
+  EXPECT_EQ(ids_of(generate(*small.model, {}, prompts, options)), first);
+  EXPECT_NE(first[0], first[1]);
+  options.sampling.seed = 1;
+  EXPECT_NE(ids_of(generate(*small.model, {}, prompts, options)), first);
+  options.sampling.top_k = 1;  // of one candidate nothing is left to chance
+  const auto only = ids_of(generate(*small.model, {}, prompts, options));
+  options.sampling = {};
+  EXPECT_EQ(ids_of(generate(*small.model, {}, prompts, options)), only);
+}
+
+TEST(Generate, DrawsNoIdThatTheTokenizerDoesNotHave) {
+  SmallModel small("tied_gqa");
+  GenerationOptions options;
+  options.max_new_tokens = 40;
+  options.num_ids = 11;
+  options.sampling.temperature = 100.0;
+  const std::vector<Ids> prompts = {{1, 2, 3}};
+  const auto found = generate(*small.model, {}, prompts, options);
+  for (const int32_t id : found[0].ids)
+    EXPECT_LT(id, 11);
 }
 
 TEST(Generate, StopsAtStopIdLimitAndContext) {
@@ -108,20 +168,19 @@ TEST(Generate, StopsAtStopIdLimitAndContext) {
   const auto prompts = golden_prompts("tied_gqa");
   GenerationOptions options;
   options.max_new_tokens = 6;
-  const Ids free = generate_greedy(*small.model, {}, prompts, options)[0].ids;
+  const Ids free = generate(*small.model, {}, prompts, options)[0].ids;
   ASSERT_EQ(free.size(), 6u);
-  EXPECT_EQ(generate_greedy(*small.model, {}, prompts, options)[0].reason,
-            StopReason::kMaxNewTokens);
+  EXPECT_EQ(generate(*small.model, {}, prompts, options)[0].reason, StopReason::kMaxNewTokens);
 
   options.stop_ids = {free[3]};
   const auto first = std::find(free.begin(), free.end(), free[3]);
-  const auto stopped = generate_greedy(*small.model, {}, prompts, options)[0];
+  const auto stopped = generate(*small.model, {}, prompts, options)[0];
   EXPECT_EQ(stopped.ids, Ids(free.begin(), first));
   EXPECT_EQ(stopped.reason, StopReason::kStopId);
 
   options.stop_ids.clear();
   options.max_new_tokens = 1000;  // the context has 64 places: the last new id needs none
-  const auto full = generate_greedy(*small.model, {}, prompts, options)[0];
+  const auto full = generate(*small.model, {}, prompts, options)[0];
   EXPECT_EQ(full.reason, StopReason::kContextFull);
   EXPECT_EQ(prompts[0].size() + full.ids.size(), 65u);
 }
@@ -133,16 +192,16 @@ TEST(Generate, CallsBackInOrderOfEachPrompt) {
   options.max_new_tokens = 5;
   options.max_concurrent = 2;
   std::vector<Ids> streamed(prompts.size());
-  const auto found = generate_greedy(
-      *small.model, {}, prompts, options,
-      [&](int64_t prompt, int32_t id) { streamed[static_cast<size_t>(prompt)].push_back(id); });
+  const auto found = generate(*small.model, {}, prompts, options, [&](int64_t prompt, int32_t id) {
+    streamed[static_cast<size_t>(prompt)].push_back(id);
+  });
   EXPECT_EQ(streamed, ids_of(found));
 }
 
 void expect_refused(SmallModel& small, const Ids& prompt, const std::string& part) {
   const std::vector<Ids> prompts = {{1, 2}, prompt};
   try {
-    generate_greedy(*small.model, {}, prompts, {});
+    generate(*small.model, {}, prompts, {});
     FAIL() << "expected an error about: " << part;
   } catch (const DataError& error) {
     EXPECT_NE(std::string(error.what()).find("prompt 2"), std::string::npos) << error.what();
@@ -156,7 +215,7 @@ TEST(Generate, RefusesPromptsThatDoNotFit) {
   expect_refused(small, Ids(65, 1), "at most 64 tokens");
   expect_refused(small, {3, 96}, "outside the model's vocabulary of 96");
   expect_refused(small, {-1}, "outside the model's vocabulary");
-  EXPECT_TRUE(generate_greedy(*small.model, {}, {}, {}).empty());
+  EXPECT_TRUE(generate(*small.model, {}, {}, {}).empty());
 }
 
 TEST(SequenceKv, GrowsInBlocksAndKeepsItsRows) {

@@ -241,6 +241,43 @@ TEST(Gemm, SameBitsAtAnyThreadCount) {
   }
 }
 
+/// The first rows of a product of 64 rows against the products of fewer rows.
+void expect_rows_do_not_depend_on_company(int64_t n, int64_t k, Transpose transpose, DType dtype) {
+  constexpr int64_t kAll = 64;
+  const Tensor a = random_tensor({kAll, k}, dtype, 1);
+  const Tensor b = random_tensor(shape_of_b({kAll, n, k}, transpose), dtype, 2);
+  const Tensor y = random_tensor({kAll, n}, DType::kFloat32, 3);
+  const Tensor all = Tensor::zeros({kAll, n}, dtype), all_onto = Tensor::zeros({kAll, n}, dtype);
+  gemm(a, b, transpose, all, Accumulate::kNo);
+  if (transpose == Transpose::kYes)
+    gemm_onto(y, a, b, all_onto, 0.5f);
+  for (const int64_t m : {1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63}) {
+    const Tensor few = Tensor::zeros({m, n}, dtype);
+    const std::string what = describe({m, n, k}, transpose, dtype, dtype, Accumulate::kNo);
+    gemm(a.view().rows(0, m), b, transpose, few, Accumulate::kNo);
+    EXPECT_EQ(std::memcmp(few.view().raw(), all.view().raw(), few.view().num_bytes()), 0) << what;
+    if (transpose == Transpose::kNo)
+      continue;
+    gemm_onto(y.view().rows(0, m), a.view().rows(0, m), b, few, 0.5f);
+    EXPECT_EQ(std::memcmp(few.view().raw(), all_onto.view().raw(), few.view().num_bytes()), 0)
+        << what << " onto";
+  }
+}
+
+// What decoding many sequences together rests on: also the narrow products of adapters.
+TEST(Gemm, ARowHasTheSameBitsAmongAnyFewOthers) {
+  const std::vector<std::pair<int64_t, int64_t>> shapes = {
+      {576, 576}, {1536, 576}, {576, 1536}, {100, 65}, {2048, 64}, {8, 576},
+      {16, 1536}, {4, 100},    {1, 64},     {63, 300}, {576, 8},   {1536, 16},
+      {100, 4},   {1000, 63},  {17, 33},    {64, 1}};
+  for (const auto& [n, k] : shapes) {
+    for (const Transpose transpose : {Transpose::kNo, Transpose::kYes}) {
+      expect_rows_do_not_depend_on_company(n, k, transpose, DType::kFloat32);
+      expect_rows_do_not_depend_on_company(n, k, transpose, DType::kBFloat16);
+    }
+  }
+}
+
 TEST(Gemm, GivesTheSameBitsFromSeveralThreadsAtOnceAndInsideAParallelRegion) {
   const Tensor a = random_tensor({300, 64}, DType::kFloat32, 1);
   const Tensor b = random_tensor({96, 64}, DType::kFloat32, 2);
