@@ -1,0 +1,126 @@
+#include "tests/fuzz/parsers.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "core/error.h"
+#include "data/dataset.h"
+#include "data/tokenizer.h"
+#include "io/file.h"
+#include "io/gguf.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "io/yaml_node.h"
+
+namespace shardtune::fuzz {
+namespace {
+
+/// Ends the program where a parser contradicts itself: the fuzzer takes it for a crash.
+void require(bool condition) {
+  if (!condition)
+    std::abort();
+}
+
+/// The first values of every tensor, as loading would read them.
+void read_tensors(const io::TensorSource& source) {
+  constexpr int64_t kMost = 4096;
+  for (const io::TensorInfo& info : source.tensors()) {
+    require(source.find(info.name) != nullptr);
+    require(std::ssize(source.bytes(info)) == info.num_bytes);
+    int64_t numel = 1;
+    for (const int64_t extent : info.shape)
+      numel *= extent;
+    std::vector<float> values(static_cast<size_t>(std::min(numel, kMost)));
+    try {
+      source.check_readable(info);
+      source.read_float32(info, 0, std::ssize(values), values.data());
+    } catch (const Error&) {  // a type without a decoder, a range that cuts a block
+    }
+  }
+}
+
+void use_tokenizer(const data::Tokenizer& tokenizer) {
+  const std::string text =
+      "The 12 caf\xC3\xA9s\n\n  \xE2\x96\x81<|im_end|>\xF0\x9F\x98\x80\xFF <0x0A>";
+  for (const auto special : {data::SpecialTokens::kParse, data::SpecialTokens::kPlain}) {
+    const auto ids = tokenizer.encode(text, {special, data::AddedEnds::kAsTokenizer});
+    for (const int32_t id : ids)
+      require(id >= 0 && id < tokenizer.vocab_size());
+    tokenizer.decode(ids, {});
+  }
+  for (const int32_t id : tokenizer.stop_ids())
+    tokenizer.token_bytes(id);
+  tokenizer.tokenizer_json();
+}
+
+void read_safetensors(const std::filesystem::path& file) {
+  read_tensors(*io::open_safetensors(file));
+}
+
+void read_gguf(const std::filesystem::path& file) {
+  const auto gguf = io::open_gguf(file);
+  read_tensors(*gguf);
+  use_tokenizer(*data::load_tokenizer_from_gguf(*gguf));
+}
+
+void read_json(const std::filesystem::path& file) {
+  const io::Json json = io::read_json_file(file.string());
+  const std::string text = json.dump();
+  require(io::parse_json(text, "dumped").dump() == text);
+}
+
+void visit(const io::YamlNode& node) {
+  for (const std::string& key : node.keys()) {
+    const io::YamlNode section = node.section(key);
+    if (section.is_mapping())
+      visit(section);
+    node.string(key);
+    node.integer(key, {-1e9, 1e9});
+    node.number(key, {-1e9, 1e9});
+    node.strings_or(key, {});
+  }
+}
+
+void read_yaml(const std::filesystem::path& file) {
+  io::ConfigErrors errors;
+  const io::YamlNode root =
+      io::YamlNode::parse(io::read_text_file(file, int64_t{1} << 30), file.string(), errors);
+  errors.throw_if_any();
+  if (root.is_mapping())
+    visit(root);
+  io::ConfigErrors again;
+  io::YamlNode::parse(root.dump(), "dumped", again);
+  require(again.messages().empty());
+}
+
+void read_tokenizer_folder(const std::filesystem::path& file) {
+  use_tokenizer(*data::load_tokenizer_from_folder(file.parent_path().string()));
+}
+
+void read_data(const std::filesystem::path& file) {
+  std::vector<std::string> formats = data::dataset_formats().names();
+  for (const std::string& format : formats) {
+    try {
+      data::read_records({file.string(), format, {}});
+    } catch (const Error&) {  // of another format; the seeds' errors are those of "auto"
+    }
+  }
+  data::read_records({file.string(), "auto", {}});
+}
+
+constexpr Parser kParsers[] = {
+    {"safetensors", "model.safetensors", &read_safetensors},
+    {"gguf", "model.gguf", &read_gguf},
+    {"json", "file.json", &read_json},
+    {"yaml", "run.yaml", &read_yaml},
+    {"tokenizer_json", "tokenizer.json", &read_tokenizer_folder},
+    {"tokenizer_model", "tokenizer.model", &read_tokenizer_folder},
+    {"data", "data.jsonl", &read_data},
+};
+
+}  // namespace
+
+std::span<const Parser> parsers() { return kParsers; }
+
+}  // namespace shardtune::fuzz
