@@ -19,6 +19,7 @@ namespace {
 constexpr size_t kMaxBytes = 1 << 20;
 constexpr size_t kMaxDepth = 64;
 constexpr int kMaxNodes = 100'000;
+constexpr size_t kMaxKeyBytes = 256;
 
 // Ends the parse after the message was reported.
 struct ParseStopped : std::exception {};
@@ -143,6 +144,10 @@ class TreeHandler final : public YAML::EventHandler {
     Frame& frame = stack_.back();
     frame.key_line = mark.line + 1;
     YamlTree& mapping = *frame.tree;
+    // A key of more than 1,024 characters is read where no colon follows, but cannot be written.
+    if (key.size() > kMaxKeyBytes)
+      stop(mark, "expected a key of at most " + std::to_string(kMaxKeyBytes) + " bytes, found " +
+                     std::to_string(key.size()) + ". Write a colon behind every key");
     if (key == "<<")
       report(mark, "merge keys (<<) are not read. Write the keys out");
     const auto [known, is_new] = mapping.entry_of_key.emplace(key, mapping.entries.size());

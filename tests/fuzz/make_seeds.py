@@ -251,6 +251,7 @@ def make_yaml():
     seed("alias_unknown", "a: *b")
     seed("merge_key", "a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\n")
     seed("key_twice", "a: 1\nb: 2\na: 3\n")
+    seed("key_without_a_colon", "a: 1\n" + "k" * 2000 + "\n")
     seed("key_a_map", "{a: 1}: 2\n")
     seed("key_a_sequence", "? [a, b]\n: 1\n")
     seed("tag_binary", "a: !!binary aGVsbG8=\n")

@@ -197,6 +197,8 @@ TEST(Yaml, StructureErrorsNameTheLine) {
   EXPECT_HAS(error_of("a: 1\nb: 2\na: 3\n"), "c.yaml:3: duplicate key \"a\", first in line 1");
   EXPECT_HAS(error_of("s:\n  a: 1\n  \"a\": 3\n"), "c.yaml:3: duplicate key \"a\"");
   EXPECT_HAS(error_of("{a: 1, a: 2}"), "duplicate key");
+  EXPECT_HAS(error_of("a: 1\n" + std::string(2000, 'k') + "\n"),
+             "c.yaml:2: expected a key of at most 256 bytes, found 2000");
   EXPECT_HAS(error_of("a: &x 1\nb: *x\n"), "c.yaml:1: anchors (&name) are not read");
   EXPECT_HAS(error_of("a: &x 1\nb: *x\n"), "c.yaml:2: aliases (*name) are not read");
   EXPECT_HAS(error_of("a: &x [*x]\n"), "aliases");
