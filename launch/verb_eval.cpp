@@ -1,4 +1,4 @@
-// eval: loss over trained tokens, and exact match of greedy answers.
+// eval: loss over trained tokens, exact match of greedy answers, choice by likelihood.
 #include <chrono>
 
 #include "core/log.h"
@@ -11,11 +11,14 @@
 namespace shardtune::launch {
 namespace {
 
+enum class Metric { kLoss, kExactMatch, kChoice };
+
 struct EvalArguments {
   ModelArguments model;
   data::DatasetFile file;
   data::TrainOn train_on = data::TrainOn::kCompletion;
-  bool exact_match = false;
+  Metric metric = Metric::kLoss;
+  bool query_is_turn = false;
   int64_t max_samples = 0;  // 0 = all
   int64_t max_length = 0;   // 0 = the model's context
   int64_t max_new_tokens = 256;
@@ -27,7 +30,9 @@ void add_options(CommandLine& line) {
   line.value("data", "FILE", "records to evaluate on");
   line.value("format", "F",
              "auto (default), alpaca, completion, messages, openai, sharegpt or text");
-  line.value("metric", "NAME", "loss (default) or exact_match, which adds greedy answers");
+  line.value("metric", "NAME",
+             "loss (default); exact_match, which adds greedy answers; choice: the likeliest "
+             "of the choices of {\"query\", \"choices\", \"gold\"}");
   line.value("max-samples", "N", "the first N records only");
   line.value("train-on", "WHICH", "tokens that count: completion (default), assistant or all");
   line.value("chat-template", "NAME", "auto (default), a known name, or none");
@@ -35,6 +40,19 @@ void add_options(CommandLine& line) {
   line.value("max-new-tokens", "N", "longest answer (default 256)");
   line.value("batch-size", "N", "answers decoded together (default 16)");
   line.flag("json", "print one JSON document");
+}
+
+Metric metric_of(const CommandLine& line) {
+  const std::string name = line.choice_or("metric", "loss", {"loss", "exact_match", "choice"});
+  if (name != "choice")
+    return name == "loss" ? Metric::kLoss : Metric::kExactMatch;
+  for (const char* option : {"format", "train-on", "max-new-tokens", "batch-size"}) {
+    if (line.has(option))
+      throw ConfigError(std::string("--") + option +
+                        ": expected another metric beside it, found choice, which does not use "
+                        "it. Leave it out.");
+  }
+  return Metric::kChoice;
 }
 
 EvalArguments read_arguments(const CommandLine& line) {
@@ -45,8 +63,8 @@ EvalArguments read_arguments(const CommandLine& line) {
   std::vector<std::string> formats = data::dataset_formats().names();
   formats.push_back("auto");
   arguments.file.format = line.choice_or("format", "auto", formats, {"preference"});
-  arguments.exact_match =
-      line.choice_or("metric", "loss", {"loss", "exact_match"}, {"choice"}) == "exact_match";
+  arguments.metric = metric_of(line);
+  arguments.query_is_turn = line.has("chat-template") && arguments.model.chat_template != "none";
   arguments.max_samples = line.integer_or("max-samples", 0, {1, 1'000'000'000});
   arguments.max_length = line.integer_or("max-length", 0, {2, 1 << 24});
   arguments.max_new_tokens = line.integer_or("max-new-tokens", 256, {1, 1 << 20});
@@ -88,6 +106,8 @@ std::unique_ptr<data::ChatTemplate> template_for_data(const EvalArguments& argum
   try {
     return chat_template_for(arguments.model, tokenizer);
   } catch (const UnsupportedError&) {
+    if (arguments.metric == Metric::kChoice && !arguments.query_is_turn)
+      return nullptr;  // read_choices tells where one is needed
     const auto records = data::read_records(arguments.file);
     for (const data::Record& record : records) {
       if (!record.messages.empty())
@@ -97,6 +117,33 @@ std::unique_ptr<data::ChatTemplate> template_for_data(const EvalArguments& argum
   }
 }
 
+int64_t max_length_of(const EvalArguments& arguments, const models::ModelConfig& config) {
+  if (arguments.max_length > 0)
+    return arguments.max_length;
+  return config.max_position_embeddings > 0 ? config.max_position_embeddings : 1024;
+}
+
+io::Json evaluate_choice(const EvalArguments& arguments) {
+  auto source = models::open_model_source(arguments.model.model);
+  const auto tokenizer = data::load_tokenizer(arguments.model.model);
+  const auto chat = template_for_data(arguments, *tokenizer);
+  const auto questions =
+      data::read_choices({arguments.file.path, arguments.max_samples,
+                          max_length_of(arguments, source->config()), arguments.query_is_turn},
+                         *tokenizer, chat.get());
+  const Session session(arguments.model, std::move(source));
+  trainer::EvaluateOptions options;
+  options.hooks = session.hooks();
+  const auto result = trainer::evaluate_choice(session.model(), questions, options);
+  io::Json json = io::Json::object();
+  json.set("acc", result.acc);
+  json.set("acc_stderr", result.acc_stderr);
+  json.set("acc_norm", result.acc_norm);
+  json.set("acc_norm_stderr", result.acc_norm_stderr);
+  json.set("num_samples", result.num_questions);
+  return json;
+}
+
 io::Json evaluate(const EvalArguments& arguments) {
   auto source = models::open_model_source(arguments.model.model);
   const auto tokenizer = data::load_tokenizer(arguments.model.model);
@@ -104,10 +151,7 @@ io::Json evaluate(const EvalArguments& arguments) {
   data::DatasetOptions dataset_options;
   dataset_options.files = {arguments.file};
   dataset_options.train_on = arguments.train_on;
-  const int64_t context = source->config().max_position_embeddings;
-  dataset_options.max_length = arguments.max_length > 0 ? arguments.max_length
-                               : context > 0            ? context
-                                                        : dataset_options.max_length;
+  dataset_options.max_length = max_length_of(arguments, source->config());
   data::Dataset dataset = data::load_dataset(dataset_options, *tokenizer, chat.get());
   keep_first(dataset, arguments.max_samples);
   drop_end_of_texts(dataset, *tokenizer);
@@ -128,7 +172,7 @@ io::Json evaluate(const EvalArguments& arguments) {
   json.set("num_tokens", loss.num_tokens);
   json.set("num_samples", loss.num_samples);
   json.set("num_truncated", dataset.stats.num_truncated);
-  if (arguments.exact_match) {
+  if (arguments.metric == Metric::kExactMatch) {
     const auto match =
         trainer::evaluate_exact_match(session.model(), *tokenizer, chat.get(), dataset, options);
     json.set("exact_match", match.exact_match);
@@ -147,16 +191,17 @@ std::string as_text(const io::Json& result) {
 }  // namespace
 
 int run_eval(Arguments list) {
-  CommandLine line("eval --model M [--adapter A] --data FILE [--metric loss|exact_match]",
-                   "Mean negative log-likelihood per trained token, perplexity, and exact match. "
-                   "Plain texts are measured without an end token.");
+  CommandLine line("eval --model M [--adapter A] --data FILE [--metric loss|exact_match|choice]",
+                   "Mean negative log-likelihood per trained token, perplexity, exact match, and "
+                   "choice by likelihood. Plain texts are measured without an end token.");
   add_options(line);
   if (!line.parse(list))
     return 0;
   const EvalArguments arguments = read_arguments(line);
   line.apply_threads();
   const auto start = std::chrono::steady_clock::now();
-  io::Json result = evaluate(arguments);
+  io::Json result =
+      arguments.metric == Metric::kChoice ? evaluate_choice(arguments) : evaluate(arguments);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   result.set("seconds", seconds.count());
   if (line.has("json"))

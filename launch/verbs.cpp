@@ -12,7 +12,7 @@ constexpr Verb kVerbs[] = {
     {"train", "fine-tune by a YAML configuration", &run_train},
     {"plan", "memory, traffic and disk of a run before it starts", &run_plan},
     {"audit", "the tokens a run would train on, with their labels", &run_audit},
-    {"eval", "loss, perplexity and exact match on a data file", &run_eval},
+    {"eval", "loss, exact match or choice on a data file", &run_eval},
     {"generate", "continue one prompt or a file of prompts", &run_generate},
     {"chat", "a conversation in the terminal", &run_chat},
     {"tokenize", "text to token ids and back", &run_tokenize},

@@ -49,7 +49,7 @@ HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Varia
 HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
                             std::span<const int32_t> labels, float scale, HeadWalk walk);
 
-/// Log-likelihood of every labelled position, in order of tokens (evaluation by choice).
+/// Loss of every labelled position, in order of tokens (evaluation by choice).
 std::vector<float> head_token_losses(const VocabularyTable& head, const TensorView& hidden,
                                      std::span<const int32_t> labels);
 

@@ -1,4 +1,5 @@
-// Evaluation: mean negative log-likelihood per trained token, and exact match of greedy answers.
+// Evaluation: mean negative log-likelihood per trained token, exact match of greedy answers, and
+// choice by likelihood.
 // Sums are taken per micro-batch in a fixed order, so the result has the same bits on any number of
 // ranks.
 #pragma once
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "data/chat_template.h"
+#include "data/choices.h"
 #include "data/dataset.h"
 #include "data/tokenizer.h"
 #include "models/model.h"
@@ -51,5 +53,21 @@ struct ExactMatchResult {
 ExactMatchResult evaluate_exact_match(models::Model& model, const data::Tokenizer& tokenizer,
                                       const data::ChatTemplate* chat, const data::Dataset& dataset,
                                       const EvaluateOptions& options);
+
+struct ChoiceResult {
+  double acc = 0.0;       // share of questions whose right choice is the likeliest
+  double acc_norm = 0.0;  // the same of log-likelihoods divided by the choice's characters
+  double acc_stderr = 0.0, acc_norm_stderr = 0.0;  // of these means
+  int64_t num_questions = 0;
+  std::vector<int64_t> chosen;  // in order of questions; the first among equals
+  std::vector<std::vector<double>> log_likelihoods;  // of each question's choices
+};
+
+/// One rank, single process. Choices of all questions share micro-batches.
+/// Errors  NonFiniteError: a likelihood that is NaN or infinite, naming file and line
+/// Source  lm-evaluation-harness 0.4: api/task.py (multiple_choice), api/metrics.py (mean_stderr)
+ChoiceResult evaluate_choice(models::Model& model,
+                             const std::vector<data::ChoiceQuestion>& questions,
+                             const EvaluateOptions& options);
 
 }  // namespace shardtune::trainer

@@ -58,8 +58,6 @@ TEST(CommandLine, NamesTheStatusPageForWhatComesLater) {
   const std::string generate = "generate --model model --prompt x ";
   for (const char* option : {"--draft-model model", "--quantization gptq"})
     expect_refused(folder.run(generate + option), 64, {"docs/status.md"});
-  expect_refused(folder.run("eval --model model --data eval.jsonl --metric choice"), 64,
-                 {"docs/status.md"});
   EXPECT_FALSE(fs::exists(folder.path("o")));
 }
 
@@ -86,6 +84,30 @@ TEST(CommandLine, JsonIsOneDocument) {
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_TRUE(io::parse_json(outcome.out, "stdout").is_object()) << arguments;
   }
+}
+
+TEST(Eval, ChoosesByLikelihood) {
+  const ProgramFolder folder;
+  write_text(folder.path("questions.jsonl"),
+             "{\"query\": \"ab\", \"choices\": [\"c\", \"dd\"], \"gold\": 0}\n"
+             "{\"query\": \"ab\", \"choices\": [\"c\", \"dd\"], \"gold\": \"dd\"}\n");
+  const std::string eval = "eval --model model --data questions.jsonl --metric choice ";
+  for (const char* chat : {"", "--chat-template chatml "}) {
+    const Outcome outcome = folder.run(eval + chat + "--json");
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const io::Json json = io::parse_json(outcome.out, "stdout");
+    EXPECT_EQ(json.find("num_samples")->as_integer(), 2);
+    EXPECT_EQ(json.find("acc")->as_number(), 0.5) << "one of two opposite answers is right";
+    EXPECT_EQ(json.find("acc_norm")->as_number(), 0.5);
+    EXPECT_EQ(json.find("acc_stderr")->as_number(), 0.5);
+  }
+  expect_refused(folder.run(eval + "--batch-size 4"), 64, {"--batch-size", "choice"});
+  expect_refused(folder.run(eval + "--format text"), 64, {"--format"});
+  expect_refused(folder.run(eval + "--chat-template chatlm"), 64, {"chatml"});
+  expect_refused(folder.run("eval --model model --data eval.jsonl --metric choice"), 65,
+                 {"eval.jsonl:1", "choices"});
+  expect_refused(folder.run("eval --model model --data none.jsonl --metric choice"), 66,
+                 {"none.jsonl"});
 }
 
 TEST(CommandLine, LeavesItsCodeInTheStatusFile) {
