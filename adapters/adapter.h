@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -30,6 +31,15 @@ struct AdapterTensor {
   /// Of what is saved but not trained (then there is no id): its values, the same on every rank.
   std::shared_ptr<Tensor> constant;
   std::string prefix = kModulePrefix;  // prefix + name is PEFT's key
+
+  /// How the file holds it, where that is not as the store does.
+  struct InFile {
+    Shape shape;                 // of the whole tensor
+    int64_t first_row = 0;       // of the part that `id` is
+    bool is_transposed = false;  // of a Conv1D
+    std::string also;            // a second name, of a tied tensor
+  };
+  std::optional<InFile> in_file = {};
 };
 
 /// One tensor of the saved folder: as a trainable is, or computed from several parameters.
@@ -89,6 +99,8 @@ class AdapterOptions {
   /// Keys of the `adapter:` section with their values as YAML, defaults included: what a resume
   /// compares.
   virtual std::vector<std::pair<std::string, std::string>> keys() const = 0;
+  /// What it trains of the base itself: for LoadOptions, before attach().
+  virtual models::TrainedBase trained_base(const models::ModelConfig& config) const { return {}; }
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
   /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;
@@ -108,6 +120,8 @@ std::unique_ptr<AdapterOptions> adapter_options_from_yaml(const io::YamlNode& se
 std::unique_ptr<AdapterOptions> adapter_options_from_peft(const io::Json& config,
                                                           const std::string& name);
 
+/// The options of a PEFT folder: their trained_base() goes into LoadOptions before load_adapter().
+std::unique_ptr<AdapterOptions> read_adapter_options(const std::string& folder);
 /// Attaches the adapter of a PEFT folder and publishes its tensors. Collective.
 /// Errors  MissingInputError, DataError: damaged file, missing, unexpected or misshapen tensor;
 ///         UnsupportedError: peft_type or option that is not there yet

@@ -89,7 +89,8 @@ class Boft : public LinearAdapter {
         {"fan_in_fan_out", wraps_conv1d()},
         {"init_weights", true}};
     add_common_peft_keys(own, wrapped_targets());
-    return peft_config_json("BOFT", base_model, std::move(own));
+    return with_trained_parts(peft_config_json("BOFT", base_model, std::move(own)),
+                              options_.targets);
   }
 
  private:
@@ -117,7 +118,7 @@ std::unique_ptr<AdapterOptions> read_boft(const OptionReader& reader) {
     reader.error("boft_block_size", "expected one of boft_block_size and boft_block_num above 0.");
   reader.integer("boft_n_butterfly_factor", 1, {1, 1});
   refuse_in_run(reader, "boft_dropout");
-  options.targets = read_target_modules(reader, {"q_proj", "v_proj"});
+  options.targets = read_target_modules(reader, {"q_proj", "v_proj"}, "boft_only");
   return std::make_unique<MethodOptions<Boft, BoftOptions>>(std::move(options));
 }
 

@@ -56,12 +56,24 @@ Factors factors_of(const TensorView& magnitude, const Tensor& norm, const Tensor
   return result;
 }
 
+// Of what is added beside y: b (1 - m / norm).
+Tensor bias_gradient(const Tensor& dz, const Tensor& factor) {
+  Tensor db(factor.shape(), DType::kFloat32);
+  kernels::sum_rows(dz, db, Accumulate::kNo);
+  parallel_for(db.numel(), 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      db.data<float>()[i] *= 1.0f - factor.data<const float>()[i];
+  });
+  return db;
+}
+
 }  // namespace
 
 Variable scale_to_magnitude(Tape& tape, const Variable& y, ParameterId magnitude, Tensor norm,
                             ParameterId bias) {
   SHARDTUNE_ASSERT(y.dtype() == DType::kFloat32);
   const Variable m = tape.parameter(magnitude);
+  const Variable trained_bias = bias == kNoParameter ? Variable() : tape.trained(bias);
   const TensorView b = bias == kNoParameter ? TensorView() : tape.store().value(bias);
   const Factors factors = factors_of(m.value(), norm, b);
   Tensor z(y.shape(), DType::kFloat32);
@@ -69,9 +81,9 @@ Variable scale_to_magnitude(Tape& tape, const Variable& y, ParameterId magnitude
               {factors.factor.data<const float>(),
                factors.shift.empty() ? nullptr : factors.shift.data<const float>()},
               z);
-  Variable output = tape.result(std::move(z), {y, m});
+  Variable output = tape.result(std::move(z), {y, m, trained_bias});
   auto kept = std::make_shared<Tensor>(std::move(norm));
-  tape.record(output, [&tape, y, m, kept, bias](Tensor& dz) {
+  tape.record(output, [&tape, y, m, kept, bias, db = trained_bias.grad_ref()](Tensor& dz) {
     const TensorView b = bias == kNoParameter ? TensorView() : tape.store().value(bias);
     const Factors factors = factors_of(m.value(), *kept, b);
     // dm = sum over tokens of dz * (y - b) / norm, in token chunks.
@@ -87,6 +99,8 @@ Variable scale_to_magnitude(Tape& tape, const Variable& y, ParameterId magnitude
     });
     const GradSlot dm = m.grad_ref().slot();
     kernels::sum_rows(products, dm.grad, dm.accumulate);
+    if (db.wanted())
+      db.give(bias_gradient(dz, factors.factor));
     if (!y.requires_grad())
       return;
     map_columns(dz, {factors.factor.data<const float>(), nullptr}, dz);

@@ -11,7 +11,7 @@
 namespace shardtune::adapters {
 
 /// y [T,out] f32 -> m / norm * (y - b) + b for each column, f32. m and norm [out]; b the linear's
-/// frozen bias or none.
+/// bias or none.
 autograd::Variable scale_to_magnitude(autograd::Tape& tape, const autograd::Variable& y,
                                       ParameterId magnitude, Tensor norm, ParameterId bias);
 

@@ -32,7 +32,7 @@ class Ia3 : public LinearAdapter {
   static constexpr std::string_view kName = "ia3";
 
   Ia3(const Ia3Options& options, models::Model& model)
-      : LinearAdapter(model), is_feedforward_(model.linears().size()) {
+      : LinearAdapter(model), options_(options), is_feedforward_(model.linears().size()) {
     std::vector<BaseLinear*> feedforward;
     if (!options.feedforward.names.empty())
       feedforward = match_target_modules(options.feedforward, model);
@@ -85,14 +85,15 @@ class Ia3 : public LinearAdapter {
       if (wraps(*linear) && takes(*linear))
         feedforward.push_back(linear->path());
     }
-    return peft_config_json(
-        "IA3", base_model,
-        {{"exclude_modules", nullptr},
-         {"fan_in_fan_out", wraps_conv1d()},
-         {"feedforward_modules", list_json(compact_targets(feedforward, model()))},
-         {"init_ia3_weights", true},
-         {"modules_to_save", nullptr},
-         {"target_modules", list_json(wrapped_targets())}});
+    return with_trained_parts(
+        peft_config_json("IA3", base_model,
+                         {{"exclude_modules", nullptr},
+                          {"fan_in_fan_out", wraps_conv1d()},
+                          {"feedforward_modules", list_json(compact_targets(feedforward, model()))},
+                          {"init_ia3_weights", true},
+                          {"modules_to_save", nullptr},
+                          {"target_modules", list_json(wrapped_targets())}}),
+        options_.targets);
   }
 
  private:
@@ -100,6 +101,7 @@ class Ia3 : public LinearAdapter {
     return is_feedforward_[static_cast<size_t>(linear.index())];
   }
 
+  Ia3Options options_;
   std::vector<bool> is_feedforward_;  // by BaseLinear::index()
 };
 

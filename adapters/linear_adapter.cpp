@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "autograd/ops.h"
 #include "kernels/gemm.h"
@@ -34,8 +35,8 @@ Initializer kaiming_values(int64_t fan_in) {
 
 void LinearAdapter::initialize(const InitContext& context) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    if (tensors_[i].constant != nullptr)
-      continue;
+    if (initials_[i].fill == nullptr)
+      continue;  // a constant, or published with the base
     UnitLease lease;
     if (initials_[i].reads == Reads::kBase)
       lease = store().acquire(store().spec(tensors_[i].id).unit, Pass::kForward);
@@ -62,6 +63,36 @@ void LinearAdapter::add_constant(std::string prefix, std::string name,
   const Shape shape = values->shape();
   tensors_.push_back({kNoParameter, std::move(name), shape, std::move(values), std::move(prefix)});
   initials_.emplace_back();
+}
+
+void LinearAdapter::add_trained_tensors() {
+  std::map<std::string, bool> is_wrapped;  // by the linear's bias
+  for (const BaseLinear* linear : model_.linears())
+    is_wrapped[linear->path() + ".bias"] = wraps(*linear);
+  for (const models::TrainedTensor& tensor : model_.trained_tensors()) {
+    AdapterTensor& added = tensors_.emplace_back();
+    initials_.emplace_back();
+    added.id = tensor.id;
+    added.name = tensor.name;
+    if (is_wrapped[tensor.name])
+      added.name.insert(added.name.rfind('.'), ".base_layer");
+    added.shape = store().spec(tensor.id).shape;
+    const bool turns = models::is_conv1d(model_.config(), tensor.name);
+    const Shape& whole = tensor.shape;
+    added.in_file = AdapterTensor::InFile{turns ? Shape{whole[1], whole[0]} : whole,
+                                          tensor.first_row, turns, tensor.tied};
+  }
+}
+
+io::Json LinearAdapter::with_trained_parts(io::Json config, const TargetModules& targets) {
+  const TrainedParts& parts = targets.trained;
+  if (!parts.modules_to_save.empty())
+    config.set("modules_to_save", list_json(parts.modules_to_save));
+  if (parts.bias != TrainedParts::Bias::kNone)
+    config.set("bias", bias_word(parts));
+  if (parts.ensure_weight_tying)
+    config.set("ensure_weight_tying", true);
+  return config;
 }
 
 std::vector<std::string> LinearAdapter::wrapped_targets() const {

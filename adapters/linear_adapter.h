@@ -36,6 +36,8 @@ class LinearAdapter : public Adapter {
     return !slots_[static_cast<size_t>(linear.index())].empty();
   }
   bool mergeable() const override { return true; }
+  /// Takes in what the model trains of the base, under PEFT's names; when all targets are declared.
+  void add_trained_tensors();
 
  protected:
   /// Whether initial values are computed from the base's weights, leased then.
@@ -55,6 +57,8 @@ class LinearAdapter : public Adapter {
   /// PEFT's fan_in_fan_out: how the base's files hold the wrapped weights, no matter to the
   /// adapter.
   bool wraps_conv1d() const;
+  /// The configuration with what is trained of the base.
+  static io::Json with_trained_parts(io::Json config, const TargetModules& targets);
   /// target_modules as they are written: the linears that the adapter wraps.
   std::vector<std::string> wrapped_targets() const;
 
@@ -87,8 +91,13 @@ class MethodOptions : public AdapterOptions {
     keys.emplace_back("method", std::string(Method::kName));
     return keys;
   }
+  models::TrainedBase trained_base(const models::ModelConfig&) const override {
+    return trained_base_of(options_.targets);
+  }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
-    return std::make_unique<Method>(options_, model);
+    auto adapter = std::make_unique<Method>(options_, model);
+    adapter->add_trained_tensors();
+    return adapter;
   }
 
  private:

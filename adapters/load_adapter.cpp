@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <vector>
@@ -19,14 +20,18 @@ void check_tensors(const Adapter& adapter, const io::TensorSource& file, const s
                       " is missing. The adapter is incomplete or of another model.");
     }
     const Shape shape{std::span<const int64_t>(found->shape)};
-    if (!(shape == tensor.shape)) {
-      throw DataError(where + ": " + found->name + ": expected " + tensor.shape.to_string() +
+    const Shape& expected = tensor.in_file ? tensor.in_file->shape : tensor.shape;
+    if (!(shape == expected)) {
+      throw DataError(where + ": " + found->name + ": expected " + expected.to_string() +
                       ", found " + shape.to_string() + ". The adapter is of another model.");
     }
   }
   std::map<std::string, bool> known;
-  for (const AdapterTensor& tensor : adapter.tensors())
+  for (const AdapterTensor& tensor : adapter.tensors()) {
     known.emplace(tensor.prefix + tensor.name, true);
+    if (tensor.in_file && !tensor.in_file->also.empty())
+      known.emplace(tensor.prefix + tensor.in_file->also, true);
+  }
   for (const io::TensorInfo& tensor : file.tensors()) {
     if (!known.contains(tensor.name)) {
       throw DataError(where + ": " + tensor.name +
@@ -36,10 +41,37 @@ void check_tensors(const Adapter& adapter, const io::TensorSource& file, const s
   }
 }
 
+// A tensor's values, or its part of them, as the store holds it.
+std::vector<float> read_values(const AdapterTensor& tensor, const io::TensorSource& file) {
+  const io::TensorInfo& found = *file.find(tensor.prefix + tensor.name);
+  const int64_t numel = tensor.shape.numel();
+  const bool is_rows = tensor.in_file && tensor.shape.ndim() == 2;
+  const int64_t begin = is_rows ? tensor.in_file->first_row * tensor.shape[1] : 0;
+  std::vector<float> values(static_cast<size_t>(numel));
+  file.read_float32(found, begin, begin + numel, values.data());
+  if (!is_rows || !tensor.in_file->is_transposed)
+    return values;
+  std::vector<float> turned(values.size());
+  const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j)
+      turned[static_cast<size_t>(i * columns + j)] = values[static_cast<size_t>(j * rows + i)];
+  }
+  return turned;
+}
+
+std::string config_path_of(const std::string& folder) {
+  return (fs::path(folder) / "adapter_config.json").string();
+}
+
 }  // namespace
 
+std::unique_ptr<AdapterOptions> read_adapter_options(const std::string& folder) {
+  const std::string path = config_path_of(folder);
+  return adapter_options_from_peft(io::read_json_file(path), path);
+}
+
 std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& model) {
-  const std::string config_path = (fs::path(folder) / "adapter_config.json").string();
   const fs::path tensors_path = fs::path(folder) / "adapter_model.safetensors";
   std::error_code error;
   if (fs::exists(fs::path(folder) / "adapter_model.bin", error) &&
@@ -48,21 +80,17 @@ std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& 
                            ": adapter_model.bin is a pickle, which can run code when "
                            "read. Save it again with PEFT's safe_serialization=True.");
   }
-  const io::Json config = io::read_json_file(config_path);
-  auto adapter = adapter_options_from_peft(config, config_path)->attach(model);
+  auto adapter = read_adapter_options(folder)->attach(model);
   const auto file = io::open_safetensors(tensors_path);
   check_tensors(*adapter, *file, tensors_path.string());
   for (const AdapterTensor& tensor : adapter->tensors()) {
-    const io::TensorInfo& found = *file->find(tensor.prefix + tensor.name);
     if (tensor.constant != nullptr) {
-      file->read_float32(found, 0, tensor.shape.numel(), tensor.constant->data<float>());
+      std::ranges::copy(read_values(tensor, *file), tensor.constant->data<float>());
       continue;
     }
     std::vector<float> values;
-    if (model.store().is_publisher(tensor.id)) {
-      values.resize(static_cast<size_t>(tensor.shape.numel()));
-      file->read_float32(found, 0, tensor.shape.numel(), values.data());
-    }
+    if (model.store().is_publisher(tensor.id))
+      values = read_values(tensor, *file);
     model.store().publish(tensor.id, std::as_bytes(std::span(values)));
   }
   adapter->finish_loading();

@@ -38,7 +38,8 @@ class LoHa : public LycorisAdapter {
 
   std::string_view method() const override { return kName; }
   io::Json peft_config(const std::string& base_model) const override {
-    return peft_config_json("LOHA", base_model, lycoris_config());
+    return with_trained_parts(peft_config_json("LOHA", base_model, lycoris_config()),
+                              options().targets);
   }
 
  protected:

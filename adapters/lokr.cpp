@@ -72,7 +72,8 @@ class LoKr : public LycorisAdapter {
     own.emplace_back("decompose_both", given_.decompose_both);
     own.emplace_back("decompose_factor", given_.decompose_factor);
     own.emplace_back("rank_dropout_scale", false);
-    return peft_config_json("LOKR", base_model, std::move(own));
+    return with_trained_parts(peft_config_json("LOKR", base_model, std::move(own)),
+                              options().targets);
   }
 
  protected:

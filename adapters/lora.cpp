@@ -66,7 +66,9 @@ class Lora : public LinearAdapter {
   io::Json peft_config(const std::string& base_model) const override {
     io::Json config = lora_peft_config(options_, wrapped_targets(), base_model);
     config.set("fan_in_fan_out", wraps_conv1d());
-    return config;
+    if (options_.targets.is_none)
+      config.set("target_modules", kNoTargets);
+    return with_trained_parts(std::move(config), options_.targets);
   }
 
  private:
@@ -283,8 +285,13 @@ class AttachLora : public AdapterOptions {
   std::vector<std::pair<std::string, std::string>> keys() const override {
     return lora_keys(options_);
   }
+  models::TrainedBase trained_base(const models::ModelConfig&) const override {
+    return trained_base_of(options_.targets);
+  }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
-    return std::make_unique<Lora>(options_, model);
+    auto adapter = std::make_unique<Lora>(options_, model);
+    adapter->add_trained_tensors();
+    return adapter;
   }
 
  private:

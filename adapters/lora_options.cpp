@@ -80,7 +80,7 @@ LoraOptions parse_lora(const OptionReader& reader) {
   parse_init(reader, options);
   if (options.init == LoraInit::kOrthogonal && options.lora_rank % 2 != 0)
     reader.error("init_lora_weights", "orthogonal needs an even lora_rank.");
-  options.targets = read_target_modules(reader, {kAllLinear});
+  options.targets = read_target_modules(reader, {kAllLinear}, "lora_only");
   return options;
 }
 

@@ -7,7 +7,10 @@
 
 namespace shardtune::adapters {
 
+std::unique_ptr<AdapterOptions> read_bitfit(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_boft(const OptionReader& reader);
+std::unique_ptr<AdapterOptions> read_freeze(const OptionReader& reader);
+std::unique_ptr<AdapterOptions> read_full(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_ia3(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_loha(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_lokr(const OptionReader& reader);

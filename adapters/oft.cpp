@@ -87,7 +87,8 @@ class Oft : public LinearAdapter {
         {"r", options_.r},
         {"use_cayley_neumann", options_.use_cayley_neumann}};
     add_common_peft_keys(own, wrapped_targets());
-    return peft_config_json("OFT", base_model, std::move(own));
+    return with_trained_parts(peft_config_json("OFT", base_model, std::move(own)),
+                              options_.targets);
   }
 
  private:
@@ -126,7 +127,7 @@ std::unique_ptr<AdapterOptions> read_oft(const OptionReader& reader) {
   options.num_cayley_neumann_terms = reader.integer("num_cayley_neumann_terms", 5, {1, 64});
   refuse_in_run(reader, "module_dropout");
   reader.number("eps", 6e-5, {0, 1});
-  options.targets = read_target_modules(reader, {"q_proj", "v_proj"});
+  options.targets = read_target_modules(reader, {"q_proj", "v_proj"}, "oft_only");
   return std::make_unique<MethodOptions<Oft, OftOptions>>(std::move(options));
 }
 

@@ -83,11 +83,10 @@ class PeftOptions : public OptionReader {
     if (!config_.is_object())
       throw DataError(name_ + ": expected an object.");
     // What says nothing about the computation, and what only steers how PEFT itself works.
-    for (const char* key :
-         {"peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode",
-          "peft_version", "auto_mapping", "megatron_core", "layers_pattern", "fan_in_fan_out",
-          "ensure_weight_tying", "loftq_config", "eva_config", "qalora_group_size",
-          "use_effective_conv2d", "init_weights"})
+    for (const char* key : {"peft_type", "task_type", "base_model_name_or_path", "revision",
+                            "inference_mode", "peft_version", "auto_mapping", "megatron_core",
+                            "layers_pattern", "fan_in_fan_out", "loftq_config", "eva_config",
+                            "qalora_group_size", "use_effective_conv2d", "init_weights"})
       known_.emplace(key);
   }
 

@@ -6,9 +6,52 @@
 
 namespace shardtune::adapters {
 
+namespace {
+
+// [rows, columns] as [columns, rows].
+void transpose(const std::vector<float>& from, int64_t columns, std::span<float> to) {
+  const int64_t rows = std::ssize(from) / columns;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j)
+      to[static_cast<size_t>(j * rows + i)] = from[static_cast<size_t>(i * columns + j)];
+  }
+}
+
+// Parts of a tensor follow each other.
+void add_part(const AdapterTensor& tensor, std::vector<SavedTensor>& saved) {
+  const AdapterTensor::InFile& in_file = *tensor.in_file;
+  if (in_file.first_row > 0) {
+    saved.back().sources.push_back(tensor.id);
+    if (!in_file.also.empty())
+      saved[saved.size() - 2].sources.push_back(tensor.id);
+    return;
+  }
+  SavedTensor out{tensor.name, in_file.shape, {tensor.id}, {}, tensor.prefix};
+  out.compose = [transposes = in_file.is_transposed, columns = in_file.shape[0]](
+                    const auto& sources, std::span<float> to) {
+    if (transposes)
+      return transpose(sources[0], columns, to);
+    for (const std::vector<float>& source : sources) {
+      std::ranges::copy(source, to.begin());
+      to = to.subspan(source.size());
+    }
+  };
+  if (!in_file.also.empty()) {
+    saved.push_back(out);
+    saved.back().name = in_file.also;
+  }
+  saved.push_back(std::move(out));
+}
+
+}  // namespace
+
 std::vector<SavedTensor> Adapter::saved_tensors() const {
   std::vector<SavedTensor> saved;
   for (const AdapterTensor& tensor : tensors()) {
+    if (tensor.in_file) {
+      add_part(tensor, saved);
+      continue;
+    }
     SavedTensor& out =
         saved.emplace_back(SavedTensor{tensor.name, tensor.shape, {}, {}, tensor.prefix});
     if (tensor.constant != nullptr) {
@@ -28,6 +71,9 @@ std::vector<SavedTensor> Adapter::saved_tensors() const {
 const Registry<AdapterMethod>& adapter_methods() {
   static const Registry<AdapterMethod> kMethods(
       "adapter.method", {{"lora", {&read_lora, "LORA", {{"r", "lora_rank"}}}},
+                         {"bitfit", {&read_bitfit, "", {}}},
+                         {"freeze", {&read_freeze, "", {}}},
+                         {"full", {&read_full, "", {}}},
                          {"ia3", {&read_ia3, "IA3", {}}},
                          {"vera", {&read_vera, "VERA", {}}},
                          {"loha", {&read_loha, "LOHA", {}}},

@@ -47,15 +47,37 @@ bool is_excluded(const TargetModules& targets, const std::string& path) {
                              [&](const std::string& name) { return matches_name(path, name); });
 }
 
+bool is_in_layers(const TargetModules& targets, const std::string& path) {
+  return targets.layers.empty() ||
+         std::ranges::find(targets.layers, layer_number(path)) != targets.layers.end();
+}
+
+bool is_all_linear(const TargetModules& targets) {
+  return !targets.is_pattern && targets.names.size() == 1 && targets.names[0] == kAllLinear;
+}
+
+// Whether target_modules names the linear of this path.
+bool is_named(const TargetModules& targets, const std::string& path) {
+  if (targets.is_none || is_all_linear(targets))
+    return !targets.is_none;
+  if (targets.is_pattern)
+    return io::Pattern(targets.names.at(0), "adapter.target_modules").matches_all(path);
+  return std::ranges::any_of(targets.names,
+                             [&](const std::string& name) { return matches_name(path, name); });
+}
+
+constexpr std::string_view kBiasSuffix = ".bias";
+
+bool is_target(const TargetModules& targets, const std::string& path) {
+  return is_named(targets, path) && is_in_layers(targets, path) && !is_excluded(targets, path);
+}
+
 // What exclude_modules and layers_to_transform leave.
 std::vector<models::BaseLinear*> without_excluded(const TargetModules& targets,
                                                   const std::vector<models::BaseLinear*>& matched) {
   std::vector<models::BaseLinear*> kept;
   std::ranges::copy_if(matched, std::back_inserter(kept), [&](const models::BaseLinear* linear) {
-    const bool in_layers =
-        targets.layers.empty() ||
-        std::ranges::find(targets.layers, layer_number(linear->path())) != targets.layers.end();
-    return in_layers && !is_excluded(targets, linear->path());
+    return is_in_layers(targets, linear->path()) && !is_excluded(targets, linear->path());
   });
   if (kept.empty())
     throw ConfigError(
@@ -68,7 +90,8 @@ std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, mod
 
 }  // namespace
 
-TargetModules read_target_modules(const OptionReader& reader, std::vector<std::string> otherwise) {
+TargetModules read_target_modules(const OptionReader& reader, std::vector<std::string> otherwise,
+                                  std::string_view only_word) {
   TargetModules targets;
   const bool is_saved = reader.source() == OptionReader::Source::kSaved;
   const auto is_pattern = [&](const char* key, const std::vector<std::string>& names) {
@@ -86,6 +109,8 @@ TargetModules read_target_modules(const OptionReader& reader, std::vector<std::s
   targets.is_excluded_pattern =
       !targets.excluded.empty() && is_pattern("exclude_modules", targets.excluded);
   targets.layers = reader.integers("layers_to_transform");
+  targets.is_none = is_saved && targets.names == std::vector<std::string>{kNoTargets};
+  targets.trained = read_trained_parts(reader, only_word);
   return targets;
 }
 
@@ -99,14 +124,47 @@ std::vector<std::pair<std::string, std::string>> target_keys(const TargetModules
       text += (text.empty() ? "" : ", ") + io::Json(name).dump();
     return "[" + text + "]";
   };
-  return {{"exclude_modules", list(targets.excluded)},
-          {"layers_to_transform", "[" + layers + "]"},
-          {"target_modules", list(targets.names)}};
+  auto keys = trained_keys(targets.trained);
+  keys.insert(keys.end(), {{"exclude_modules", list(targets.excluded)},
+                           {"layers_to_transform", "[" + layers + "]"},
+                           {"target_modules", list(targets.names)}});
+  return keys;
+}
+
+models::TrainedBase trained_base_of(const TargetModules& targets) {
+  using Kind = models::TrainedBase::Kind;
+  using Bias = TrainedParts::Bias;
+  models::TrainedBase base;
+  if (targets.trained.is_none())
+    return base;
+  base.tie = targets.trained.ensure_weight_tying ? models::TrainedBase::Tie::kShared
+                                                 : models::TrainedBase::Tie::kSplit;
+  base.trains = [targets](const std::string& name, Kind kind) {
+    const bool is_bias = name.ends_with(kBiasSuffix);
+    const Bias bias = targets.trained.bias;
+    if (is_bias && bias == Bias::kAll)
+      return true;
+    if (kind == Kind::kLinearBias && bias == Bias::kOnly &&
+        is_target(targets, name.substr(0, name.size() - kBiasSuffix.size())))
+      return true;
+    return is_in_modules(targets.trained.modules_to_save, name);
+  };
+  return base;
 }
 
 std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
                                                       models::Model& model) {
-  return without_excluded(targets, match_targets(targets, model));
+  check_modules(targets.trained.modules_to_save, model);
+  if (targets.is_none)
+    return {};
+  const auto matched = without_excluded(targets, match_targets(targets, model));
+  for (const models::BaseLinear* linear : matched) {
+    if (linear->is_trained())
+      throw ConfigError("adapter.modules_to_save: " + linear->path() +
+                        " is trained whole and is among target_modules as well. Leave it out of "
+                        "one of them (exclude_modules).");
+  }
+  return matched;
 }
 
 namespace {
@@ -116,7 +174,7 @@ std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, mod
   std::set<std::string> leaves;
   for (const models::BaseLinear* linear : linears)
     leaves.insert(linear->leaf_name());
-  if (!targets.is_pattern && targets.names.size() == 1 && targets.names[0] == kAllLinear)
+  if (is_all_linear(targets))
     return linears;
   std::vector<models::BaseLinear*> matched;
   if (targets.is_pattern) {
@@ -134,12 +192,9 @@ std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, mod
         }))
       nothing_matches(name, leaves);
   }
-  std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
-               [&](const models::BaseLinear* linear) {
-                 return std::any_of(
-                     targets.names.begin(), targets.names.end(),
-                     [&](const std::string& name) { return matches_name(linear->path(), name); });
-               });
+  std::ranges::copy_if(linears, std::back_inserter(matched), [&](models::BaseLinear* linear) {
+    return is_named(targets, linear->path());
+  });
   return matched;
 }
 

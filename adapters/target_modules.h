@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "adapters/option_reader.h"
+#include "adapters/trained_base.h"
 #include "models/model.h"
 
 namespace shardtune::adapters {
@@ -19,19 +20,30 @@ struct TargetModules {
   std::vector<std::string> excluded;
   bool is_excluded_pattern = false;
   std::vector<int64_t> layers;  // empty: all
+  bool is_none = false;         // PEFT's dummy-target-modules: no linear is changed
+  TrainedParts trained;         // beside them
 };
 
 inline constexpr const char* kAllLinear = "all-linear";
 
-/// Reads target_modules, exclude_modules and layers_to_transform; `otherwise` stands for an absent
-/// target_modules.
-TargetModules read_target_modules(const OptionReader& reader, std::vector<std::string> otherwise);
+/// PEFT's word for no linear at all: what is trained are parts of the base.
+inline constexpr const char* kNoTargets = "dummy-target-modules";
+
+/// Reads target_modules, exclude_modules, layers_to_transform and the trained parts of the base;
+/// `otherwise` stands for an absent target_modules, `only_word` for "lora_only" of `bias` where the
+/// method has that key.
+TargetModules read_target_modules(const OptionReader& reader, std::vector<std::string> otherwise,
+                                  std::string_view only_word = {});
 
 /// The same as keys of a run's section.
 std::vector<std::pair<std::string, std::string>> target_keys(const TargetModules& targets);
 
+/// What targets.trained asks of the base.
+models::TrainedBase trained_base_of(const TargetModules& targets);
+
 /// The model's linears that match, in model order.
-/// Errors  ConfigError: a name or pattern that matches nothing (lists the candidates), nothing left
+/// Errors  ConfigError: a name or pattern that matches nothing (lists the candidates), nothing
+///         left, a linear that modules_to_save trains whole
 std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
                                                       models::Model& model);
 

@@ -103,7 +103,8 @@ class Vera : public LinearAdapter {
         {"save_projection", true},
         {"vera_dropout", options_.vera_dropout}};
     add_common_peft_keys(own, wrapped_targets());
-    return peft_config_json("VERA", base_model, std::move(own));
+    return with_trained_parts(peft_config_json("VERA", base_model, std::move(own)),
+                              options_.targets);
   }
 
  private:
@@ -151,7 +152,7 @@ std::unique_ptr<AdapterOptions> read_vera(const OptionReader& reader) {
     reader.error(
         "save_projection",
         "expected true: without the projections the adapter cannot be read anywhere else.");
-  options.targets = read_target_modules(reader, {"q_proj", "v_proj"});
+  options.targets = read_target_modules(reader, {"q_proj", "v_proj"}, "vera_only");
   return std::make_unique<MethodOptions<Vera, VeraOptions>>(std::move(options));
 }
 

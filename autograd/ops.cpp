@@ -153,17 +153,47 @@ Variable dropout(Tape& tape, const Variable& x, float p, uint64_t seed,
   return output;
 }
 
+namespace {
+
+/// Where a norm's gradients go: each is wanted or not, but kernels always write dx.
+struct NormGradients {
+  explicit NormGradients(const Variable& x) {
+    if (x.requires_grad()) {
+      dx = x.grad_ref().slot();
+    } else {
+      unwanted = Tensor(x.shape(), DType::kFloat32);
+      dx.grad = unwanted.view();
+    }
+  }
+  /// Room for the gradient of a row [H]; none where it is not wanted.
+  static Tensor row(const GradRef& wanted, int64_t width) {
+    return wanted.wanted() ? Tensor(Shape{width}, DType::kFloat32) : Tensor();
+  }
+  static void give(const GradRef& to, Tensor&& gradient) {
+    if (to.wanted())
+      to.give(std::move(gradient));
+  }
+  Tensor unwanted;
+  GradSlot dx;
+};
+
+}  // namespace
+
 Variable rms_norm(Tape& tape, const Variable& x, const RmsNormOptions& options) {
   Tensor y(x.shape(), options.dtype);
   auto rstd = std::make_shared<Tensor>(Shape{x.dim(0)}, DType::kFloat32);
   kernels::rms_norm(x.value(), tape.store().value(options.weight), options.eps, y, rstd->view());
-  Variable output = tape.result(std::move(y), {x});
-  tape.record(output, [&tape, x, rstd, weight = options.weight](Tensor& dy) {
-    const GradSlot slot = x.grad_ref().slot();
-    kernels::RmsNormBackward args{dy,           x.value(), tape.store().value(weight),
-                                  rstd->view(), slot.grad, {}};
-    kernels::rms_norm_backward(args, slot.accumulate);
-  });
+  const Variable weight = tape.trained(options.weight);
+  Variable output = tape.result(std::move(y), {x, weight});
+  tape.record(output,
+              [&tape, x, rstd, weight = weight.grad_ref(), id = options.weight](Tensor& dy) {
+                const NormGradients gradients(x);
+                Tensor dweight = NormGradients::row(weight, x.dim(1));
+                kernels::rms_norm_backward({dy, x.value(), tape.store().value(id), rstd->view(),
+                                            gradients.dx.grad, dweight.view()},
+                                           gradients.dx.accumulate);
+                NormGradients::give(weight, std::move(dweight));
+              });
   return output;
 }
 
@@ -174,12 +204,18 @@ Variable layer_norm(Tape& tape, const Variable& x, const LayerNormOptions& optio
   const ParameterStore& store = tape.store();
   kernels::layer_norm({x.value(), store.value(options.weight), store.value(options.bias), y.view(),
                        mean->view(), rstd->view(), options.eps});
-  Variable output = tape.result(std::move(y), {x});
-  tape.record(output, [&tape, x, mean, rstd, weight = options.weight](Tensor& dy) {
-    const GradSlot slot = x.grad_ref().slot();
-    kernels::layer_norm_backward(
-        {dy, x.value(), tape.store().value(weight), mean->view(), rstd->view(), slot.grad},
-        slot.accumulate);
+  const Variable weight = tape.trained(options.weight), bias = tape.trained(options.bias);
+  Variable output = tape.result(std::move(y), {x, weight, bias});
+  tape.record(output, [&tape, x, mean, rstd, weight = weight.grad_ref(), bias = bias.grad_ref(),
+                       id = options.weight](Tensor& dy) {
+    const NormGradients gradients(x);
+    Tensor dweight = NormGradients::row(weight, x.dim(1));
+    Tensor dbias = NormGradients::row(bias, x.dim(1));
+    kernels::layer_norm_backward({dy, x.value(), tape.store().value(id), mean->view(), rstd->view(),
+                                  gradients.dx.grad, dweight.view(), dbias.view()},
+                                 gradients.dx.accumulate);
+    NormGradients::give(weight, std::move(dweight));
+    NormGradients::give(bias, std::move(dbias));
   });
   return output;
 }

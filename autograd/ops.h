@@ -36,7 +36,8 @@ struct DropoutTokens {
 Variable dropout(Tape& tape, const Variable& x, float p, uint64_t seed,
                  std::shared_ptr<const DropoutTokens> tokens);
 
-/// Root-mean-square norm with a frozen weight [H] f32 of the leased unit. Result in `dtype`.
+/// Root-mean-square norm with a weight [H] f32 of the leased unit, frozen or trained. Result in
+/// `dtype`.
 struct RmsNormOptions {
   ParameterId weight = kNoParameter;
   float eps = 1e-6f;
@@ -44,7 +45,8 @@ struct RmsNormOptions {
 };
 Variable rms_norm(Tape& tape, const Variable& x, const RmsNormOptions& options);
 
-/// Layer norm with a frozen weight and bias [H] f32 of the leased unit. Result in `dtype`.
+/// Layer norm with a weight and bias [H] f32 of the leased unit, each frozen or trained. Result in
+/// `dtype`.
 struct LayerNormOptions {
   ParameterId weight = kNoParameter;
   ParameterId bias = kNoParameter;

@@ -108,6 +108,10 @@ class Tape {
 
   /// A trainable parameter as a Variable (f32). The same id is the same Variable on one tape.
   Variable parameter(ParameterId id);
+  /// parameter(id) where it is trained; undefined where it is frozen.
+  Variable trained(ParameterId id) {
+    return store_.spec(id).kind == ParameterKind::kTrainable ? parameter(id) : Variable();
+  }
   /// A frozen f32 parameter as a Variable without gradient, valid while its unit is leased.
   Variable frozen(ParameterId id) const;
   /// Whether an operation with these inputs must record its way back.

@@ -58,14 +58,15 @@ MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
   known.insert("lm_head.weight");
   for (const models::VocabularyTable* table : request.model.tables()) {
     known.insert(table->name());
-    add(table->name(), nullptr);
+    add(*table);
   }
   ParameterStore& store = request.model.store();
   for (int32_t i = 0; i < store.num_parameters(); ++i) {
     const ParameterSpec& spec = store.spec(ParameterId{i});
-    if (spec.kind == ParameterKind::kFrozen && request.source.has(spec.name) &&
-        known.insert(spec.name).second) {
+    if (request.source.has(spec.name) && known.insert(spec.name).second) {
       add(spec.name, nullptr);
+      if (spec.kind == ParameterKind::kTrainable)
+        tensors_.back().trained = ParameterId{i};
       const auto bias = biases.find(spec.name);
       if (bias != biases.end() && request.adapter != nullptr &&
           request.adapter->wraps(*bias->second))
@@ -78,14 +79,37 @@ void MergedTensors::add(std::string name, const models::BaseLinear* linear) {
   MergedTensor tensor;
   tensor.shape = request_.source.shape(name);
   tensor.name = std::move(name);
+  tensor.source = tensor.name;
   tensor.linear = linear;
   tensor.has_delta =
       linear != nullptr && request_.adapter != nullptr && request_.adapter->wraps(*linear);
   tensors_.push_back(std::move(tensor));
 }
 
+// The head of a tied model that was given one of its own has the embedding's values in the file.
+void MergedTensors::add(const models::VocabularyTable& table) {
+  const auto tables = request_.model.tables();
+  const bool is_split_head = request_.source.config().tie_word_embeddings &&
+                             &table == &request_.model.head() && &table != tables.front();
+  MergedTensor& tensor = tensors_.emplace_back();
+  tensor.name = table.name();
+  tensor.source = is_split_head ? tables.front()->name() : table.name();
+  tensor.shape = {table.vocab_size(), table.hidden_size()};
+  tensor.table = &table;
+}
+
 void MergedTensors::read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
                               const TensorView& out) const {
+  if (tensor.table != nullptr && tensor.table->is_trained())
+    return tensor.table->read_rows(begin, end, out);
+  if (tensor.trained != kNoParameter) {
+    const auto values = request_.model.store().value(tensor.trained).span<const float>();
+    std::ranges::copy(values.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
+                      out.data<float>());
+    return;
+  }
+  if (tensor.linear != nullptr && tensor.linear->is_trained())
+    return tensor.linear->dequantize_rows(begin, end, out);
   // An unquantised base is taken from the file: the loaded one is rounded to the compute dtype.
   const bool is_dequantised = tensor.linear != nullptr &&
                               request_.options.merge_base == MergeBase::kTrained &&
@@ -93,7 +117,7 @@ void MergedTensors::read_base(const MergedTensor& tensor, int64_t begin, int64_t
   if (is_dequantised)
     tensor.linear->dequantize_rows(begin, end, out);
   else
-    request_.source.read_rows(tensor.name, begin, end, out.data<float>());
+    request_.source.read_rows(tensor.source, begin, end, out.data<float>());
 }
 
 void MergedTensors::merge(const MergedTensor& tensor, int64_t begin, int64_t end,
@@ -112,6 +136,9 @@ void MergedTensors::for_each_rows(const MergedTensor& tensor, int64_t row_multip
   const models::BaseLinear* linear = tensor.linear != nullptr ? tensor.linear : tensor.bias_of;
   if (linear != nullptr)
     lease = request_.model.store().acquire(linear->unit(), Pass::kForward);
+  else if (tensor.trained != kNoParameter)
+    lease = request_.model.store().acquire(request_.model.store().spec(tensor.trained).unit,
+                                           Pass::kForward);
   const int64_t length = tensor.row_length();
   const int64_t rows_of_block =
       round_up(std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, length)), row_multiple);
@@ -129,7 +156,7 @@ void MergedTensors::for_each_rows(const MergedTensor& tensor, int64_t row_multip
     }
     visit({rows, delta});
   }
-  request_.source.drop(tensor.name);
+  request_.source.drop(tensor.source);
 }
 
 void MergedTensors::stream(const MergedTensor& tensor,

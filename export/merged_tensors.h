@@ -16,6 +16,9 @@ struct MergedTensor {
   std::vector<int64_t> shape;
   const models::BaseLinear* linear = nullptr;
   const models::BaseLinear* bias_of = nullptr;  // a bias that the adapter may change
+  const models::VocabularyTable* table = nullptr;
+  ParameterId trained = kNoParameter;  // a norm or bias that holds what was trained
+  std::string source;                  // the base's name of it
   bool has_delta = false;
 
   int64_t num_rows() const { return shape.empty() ? 1 : shape[0]; }
@@ -60,6 +63,7 @@ class MergedTensors {
 
  private:
   void add(std::string name, const models::BaseLinear* linear);
+  void add(const models::VocabularyTable& table);
   void read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
                  const TensorView& out) const;
   /// Merges base rows in place; `delta` is what that changed.

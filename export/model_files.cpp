@@ -31,7 +31,12 @@ void erase(io::Json& object, std::string_view key) {
 /// that other tools read and we do not.
 io::Json config_json(const ExportRequest& request) {
   const std::string dtype(name_of(request.options.dtype));
-  io::Json built = models::to_config_json(request.source.config(), dtype);
+  models::ModelConfig exported = request.source.config();
+  // Tied in the base, but one of the two was trained.
+  const bool is_split =
+      exported.tie_word_embeddings && &request.model.head() != request.model.tables().front();
+  exported.tie_word_embeddings = exported.tie_word_embeddings && !is_split;
+  io::Json built = models::to_config_json(exported, dtype);
   if (request.source.folder().empty())
     return built;
   const fs::path path = fs::path(request.source.folder()) / "config.json";
@@ -42,6 +47,8 @@ io::Json config_json(const ExportRequest& request) {
   for (const char* key : {"torch_dtype", "quantization_config", "_name_or_path"})
     erase(config, key);
   config.set("dtype", dtype);
+  if (is_split)
+    config.set("tie_word_embeddings", false);
   if (const io::Json* architectures = built.find("architectures"))
     config.set("architectures", *architectures);
   return config;

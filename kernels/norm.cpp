@@ -2,13 +2,19 @@
 
 #include "core/parallel_for.h"
 #include "kernels/checks.h"
+#include "kernels/elementwise.h"
 #include "kernels/norm_cpu.h"
 
 namespace shardtune::kernels {
 
 namespace {
 constexpr int64_t kGrain = 16;  // rows that are worth a thread
+
+void sum_dweight(const cpu::NormDweight& args) {
+  parallel_for(args.x.dim(1), 64,
+               [&](int64_t begin, int64_t end) { cpu::norm_dweight_columns(args, begin, end); });
 }
+}  // namespace
 
 void rms_norm(const TensorView& x, const TensorView& weight, float eps, const TensorView& y,
               const TensorView& rstd) {
@@ -36,9 +42,7 @@ void rms_norm_backward(const RmsNormBackward& args, Accumulate accumulate_dx) {
   // The weight's gradient first: dx may stand where dy does.
   if (!args.dweight.empty()) {
     check_float32("rms_norm_backward", "dweight", args.dweight, width);
-    parallel_for(width, 64, [&](int64_t begin, int64_t end) {
-      cpu::rms_norm_dweight_columns(args, begin, end);
-    });
+    sum_dweight({args.dy, args.x, {}, args.rstd, args.dweight});
   }
   parallel_for(tokens, kGrain, [&](int64_t begin, int64_t end) {
     cpu::rms_norm_backward_rows(args, accumulate_dx, begin, end);
@@ -71,6 +75,14 @@ void layer_norm_backward(const LayerNormBackward& args, Accumulate accumulate_dx
   check_float32("layer_norm_backward", "mean", args.mean, tokens);
   check_float32("layer_norm_backward", "rstd", args.rstd, tokens);
   check_matrix("layer_norm_backward", "dx", args.dx, tokens, width);
+  if (!args.dweight.empty()) {
+    check_float32("layer_norm_backward", "dweight", args.dweight, width);
+    sum_dweight({args.dy, args.x, args.mean, args.rstd, args.dweight});
+  }
+  if (!args.dbias.empty()) {
+    check_float32("layer_norm_backward", "dbias", args.dbias, width);
+    sum_rows(args.dy, args.dbias, Accumulate::kNo);
+  }
   parallel_for(tokens, kGrain, [&](int64_t begin, int64_t end) {
     cpu::layer_norm_backward_rows(args, accumulate_dx, begin, end);
   });

@@ -34,11 +34,13 @@ struct LayerNormForward {
 };
 void layer_norm(const LayerNormForward& args);
 
-/// dx (+)= gradient of x; weight and bias are frozen.
+/// dx (+)= gradient of x; those of weight and bias are dweight and dbias (f32 [H], may be empty),
+/// summed over tokens in chunks of kTokenChunk added in order.
 /// Dtypes  dy f32 | bf16; dx f32 | bf16
 struct LayerNormBackward {
   TensorView dy, x, weight, mean, rstd;
   TensorView dx;
+  TensorView dweight, dbias;
 };
 void layer_norm_backward(const LayerNormBackward& args, Accumulate accumulate_dx);
 

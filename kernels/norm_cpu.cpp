@@ -65,10 +65,11 @@ void RmsNormBackwardRows(const RmsNormBackward& args, Accumulate accumulate, int
   }
 }
 
-void RmsNormDweightColumns(const RmsNormBackward& args, int64_t begin, int64_t end) {
+void NormDweightColumns(const cpu::NormDweight& args, int64_t begin, int64_t end) {
   const Df df;
   const int64_t tokens = args.x.dim(0), width = args.x.dim(1);
   const float* const rstd = args.rstd.data<const float>();
+  const float* const mean = args.mean.empty() ? nullptr : args.mean.data<const float>();
   const Row x = row_of(args.x) + begin, dy = row_of(args.dy) + begin;
   const Row out = row_of(args.dweight) + begin;
   for_each_vector(static_cast<size_t>(end - begin), [&](size_t i, size_t n) HWY_ATTR {
@@ -76,7 +77,9 @@ void RmsNormDweightColumns(const RmsNormBackward& args, int64_t begin, int64_t e
     for (int64_t first = 0; first < tokens; first += kTokenChunk) {
       Vf sum = hn::Zero(df);
       for (int64_t t = first; t < HWY_MIN(tokens, first + kTokenChunk); ++t) {
-        const Vf normalised = hn::Mul(load_n(x + t * width, i, n), hn::Set(df, rstd[t]));
+        const Vf centred =
+            hn::Sub(load_n(x + t * width, i, n), hn::Set(df, mean == nullptr ? 0.0f : mean[t]));
+        const Vf normalised = hn::Mul(centred, hn::Set(df, rstd[t]));
         sum = hn::MulAdd(load_n(dy + t * width, i, n), normalised, sum);
       }
       total = hn::Add(total, sum);
@@ -160,7 +163,7 @@ HWY_AFTER_NAMESPACE();
 namespace shardtune::kernels {
 HWY_EXPORT(RmsNormRows);
 HWY_EXPORT(RmsNormBackwardRows);
-HWY_EXPORT(RmsNormDweightColumns);
+HWY_EXPORT(NormDweightColumns);
 HWY_EXPORT(LayerNormRows);
 HWY_EXPORT(LayerNormBackwardRows);
 
@@ -172,8 +175,8 @@ void rms_norm_backward_rows(const RmsNormBackward& args, Accumulate accumulate_d
                             int64_t end) {
   HWY_DYNAMIC_DISPATCH(RmsNormBackwardRows)(args, accumulate_dx, begin, end);
 }
-void rms_norm_dweight_columns(const RmsNormBackward& args, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(RmsNormDweightColumns)(args, begin, end);
+void norm_dweight_columns(const NormDweight& args, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(NormDweightColumns)(args, begin, end);
 }
 void layer_norm_rows(const LayerNormForward& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(LayerNormRows)(args, begin, end);

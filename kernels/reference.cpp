@@ -128,6 +128,17 @@ void layer_norm_backward_reference(const LayerNormBackward& args, Accumulate acc
     for (int64_t i = 0; i < width; ++i)
       store(args.dx, t * width + i, r * (g(i) - sum - n(i) * dot), accumulate_dx);
   }
+  for (int64_t i = 0; i < width && !args.dweight.empty(); ++i) {
+    double weight = 0.0, bias = 0.0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const double dy = load_element(args.dy, t * width + i);
+      bias += dy;
+      weight += dy * (load_element(args.x, t * width + i) - load_element(args.mean, t)) *
+                load_element(args.rstd, t);
+    }
+    store_element(args.dweight, i, static_cast<float>(weight));
+    store_element(args.dbias, i, static_cast<float>(bias));
+  }
 }
 
 void rope_reference(const TensorView& x, const RopeArgs& args, RopeDirection direction) {

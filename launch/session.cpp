@@ -129,6 +129,9 @@ Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelS
   if (!trained)
     provenance_.compute_dtype = std::string(name_of(load.compute_dtype));
   check_memory(*source_, load.quantization, load.compute_dtype);
+  if (!arguments.adapter.empty())
+    load.trained =
+        adapters::read_adapter_options(arguments.adapter)->trained_base(source_->config());
   stored_ = load_alone(*source_, load);
   if (compute == "int8") {
     models::enable_int8(*stored_.model);

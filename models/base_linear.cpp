@@ -20,25 +20,41 @@ Variable BaseLinear::forward(Tape& tape, const Variable& x, DType dtype) const {
     weight_->matmul(x.value(), y, autograd::Accumulate::kNo);
   if (bias_ != kNoParameter)
     kernels::add_bias(tape.store().value(bias_), y);
-  Variable output = tape.result(std::move(y), {x}, x.dtype());
-  tape.record(output,
-              [this, dtype = x.dtype(), x = x.grad_ref()](Tensor& dy) { go_back(dy, dtype, x); });
+  const Variable weight = is_trained() ? tape.parameter(trained_weight_) : Variable();
+  const Variable bias = bias_ != kNoParameter ? tape.trained(bias_) : Variable();
+  Variable output = tape.result(std::move(y), {x, weight, bias}, x.dtype());
+  WayBack way{x.dtype(), x.grad_ref(), weight.grad_ref(), bias.grad_ref(), {}};
+  if (is_trained())
+    way.saved_x = x;
+  tape.record(output, [this, way = std::move(way)](Tensor& dy) { go_back(dy, way); });
   return output;
 }
 
-void BaseLinear::go_back(Tensor& dy, DType dtype, const autograd::GradRef& x) const {
+void BaseLinear::go_back(Tensor& dy, const WayBack& way) const {
+  if (way.bias.wanted()) {
+    const autograd::GradSlot slot = way.bias.slot();
+    kernels::sum_rows(dy, slot.grad, slot.accumulate);
+  }
   if (in_int8()) {
-    const autograd::GradSlot slot = x.slot();
+    if (!way.x.wanted())
+      return;
+    const autograd::GradSlot slot = way.x.slot();
     return int8_->matmul_transposed(dy, slot.grad, slot.accumulate);
   }
   Tensor converted;
   TensorView gradient = dy.view();
-  if (dy.dtype() != dtype) {
-    converted = Tensor(dy.shape(), dtype);
+  if (dy.dtype() != way.dtype) {
+    converted = Tensor(dy.shape(), way.dtype);
     kernels::cast(dy, converted);
     gradient = converted.view();
   }
-  const autograd::GradSlot slot = x.slot();
+  if (way.weight.wanted()) {
+    const autograd::GradSlot slot = way.weight.slot();
+    kernels::gemm_over_tokens(gradient, way.saved_x.value(), slot.grad, slot.accumulate);
+  }
+  if (!way.x.wanted())
+    return;
+  const autograd::GradSlot slot = way.x.slot();
   weight_->matmul_transposed(gradient, slot.grad, slot.accumulate);
 }
 

@@ -1,6 +1,6 @@
 // One linear of the base model: a FrozenWeight and perhaps a bias. Adapters see this and never a
 // format. Its forward is a tape operation whose backward needs only the frozen weight, so no input
-// is saved for it.
+// is saved for it, unless the weight is trained (LoadOptions::trained).
 #pragma once
 
 #include <memory>
@@ -18,6 +18,8 @@ class BaseLinear {
   /// `path` is the module path as PEFT sees it: "model.layers.0.self_attn.q_proj".
   BaseLinear(std::string path, int index, std::unique_ptr<quant::FrozenWeight> weight,
              ParameterId bias = kNoParameter);
+  /// With a weight that is trained: its parameter.
+  void set_trained(ParameterId weight) { trained_weight_ = weight; }
 
   const std::string& path() const { return path_; }
   /// Last component of the path: "q_proj".
@@ -30,6 +32,8 @@ class BaseLinear {
   const quant::FrozenWeight& weight() const { return *weight_; }
   quant::FrozenWeight& weight() { return *weight_; }
   ParameterId bias() const { return bias_; }
+  /// Whether the weight is trained itself: then no adapter changes it.
+  bool is_trained() const { return trained_weight_ != kNoParameter; }
 
   /// Computes in int8 from the moment its scales are set (models/int8_linears.h).
   void enable_int8() { int8_ = std::make_unique<quant::W8A8>(*weight_); }
@@ -46,12 +50,19 @@ class BaseLinear {
 
  private:
   bool in_int8() const { return int8_ != nullptr && int8_->is_ready(); }
-  void go_back(Tensor& dy, DType dtype, const autograd::GradRef& x) const;
+  /// What backward needs: the gradients that are wanted, and x where the weight's is.
+  struct WayBack {
+    DType dtype = DType::kFloat32;  // of x
+    autograd::GradRef x, weight, bias;
+    Variable saved_x;
+  };
+  void go_back(Tensor& dy, const WayBack& way) const;
 
   std::string path_;
   int index_;
   std::unique_ptr<quant::FrozenWeight> weight_;
   ParameterId bias_;
+  ParameterId trained_weight_ = kNoParameter;
   std::unique_ptr<quant::W8A8> int8_;
 };
 

@@ -10,10 +10,16 @@
 
 namespace shardtune::models {
 
-void Decoder::load(const ModelSource& source, const LoadOptions& options, const Names& names) {
-  Loader loader(source, store(), options, linears_);
+void Decoder::load(const ModelSource& source, const LoadOptions& given, const Names& names) {
+  LoadOptions options = given;
+  if (config_.tie_word_embeddings && given.trained.tie == TrainedBase::Tie::kShared)
+    options.trained.trains = [trains = given.trained, names](const std::string& name,
+                                                             TrainedBase::Kind kind) {
+      return trains(name, kind) || (name == names.embedding && trains(names.head, kind));
+    };
+  Loader loader(source, store(), options, linears_, trained_);
   embedding_ = loader.table(names.embedding, config_.vocab_size);
-  declare_tables(loader);
+  declare_positions(loader);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const std::string layer = names.layers + "." + std::to_string(i);
     layer_units_.push_back(store().add_unit(layer));
@@ -21,15 +27,32 @@ void Decoder::load(const ModelSource& source, const LoadOptions& options, const 
   }
   final_unit_ = store().add_unit(names.final_norm);
   declare_final_norm(loader, final_unit_, names.final_norm);
-  if (!config_.tie_word_embeddings)
-    head_ = loader.table(names.head, config_.vocab_size);
+  load_head(loader, options, names);
   loader.run();
+}
+
+// A tied head is a table of its own as soon as it and the embedding can come to differ.
+void Decoder::load_head(Loader& loader, const LoadOptions& options, const Names& names) {
+  if (!config_.tie_word_embeddings) {
+    head_ = loader.table(names.head, config_.vocab_size);
+    return;
+  }
+  const bool embedding = options.trained(names.embedding, TrainedBase::Kind::kTable);
+  const bool head = options.trained(names.head, TrainedBase::Kind::kTable);
+  if (options.trained.tie == TrainedBase::Tie::kSplit && (embedding || head)) {
+    head_ = loader.table(names.head, config_.vocab_size, names.embedding);
+    return;
+  }
+  for (TrainedTensor& tensor : trained_) {
+    if (tensor.name == names.embedding)
+      tensor.tied = names.head;
+  }
 }
 
 std::vector<const VocabularyTable*> Decoder::tables() const {
   std::vector<const VocabularyTable*> all{embedding_.get()};
-  for (const auto& table : more_tables_)
-    all.push_back(table.get());
+  if (positions_)
+    all.push_back(positions_.get());
   if (head_)
     all.push_back(head_.get());
   return all;
@@ -53,7 +76,11 @@ kernels::AttentionShape Decoder::attention_shape(int layer) const {
 }
 
 std::vector<UnitId> Decoder::forward_units() const {
-  std::vector<UnitId> units(1 + more_tables_.size(), kFetchRows);
+  std::vector<UnitId> units = embedding_->lookup_units();
+  if (positions_) {
+    const std::vector<UnitId> more = positions_->lookup_units();
+    units.insert(units.end(), more.begin(), more.end());
+  }
   units.insert(units.end(), layer_units_.begin(), layer_units_.end());
   units.push_back(final_unit_);
   return units;
@@ -94,10 +121,17 @@ Variable Decoder::embed(Tape& tape, const TokenBatch& batch) const {
                       ". Tokenizer and model do not belong together.");
     }
   }
-  Tensor x(Shape{batch.num_tokens(), config_.hidden_size}, DType::kFloat32);
-  embedding_->lookup(batch.ids, x);
-  add_to_embedding(batch, x);
-  return Variable::constant(std::move(x));
+  const Variable tokens = embedding_->embed(tape, batch.ids);
+  if (!positions_)
+    return tokens;
+  for (const int32_t position : batch.positions) {
+    if (position >= positions_->vocab_size()) {
+      throw DataError("position " + std::to_string(position) + " is outside the model's " +
+                      std::to_string(positions_->vocab_size()) +
+                      " learned positions. Use shorter samples.");
+    }
+  }
+  return autograd::add(tape, tokens, positions_->embed(tape, batch.positions));
 }
 
 PrefixKv Decoder::prefix_of(Tape& tape, const Pass& pass, int layer) const {

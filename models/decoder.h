@@ -57,14 +57,12 @@ class Decoder : public Model {
   /// Declares and loads everything; a family's constructor calls it when its own members stand.
   void load(const ModelSource& source, const LoadOptions& options, const Names& names);
 
-  /// Declares tables beside the embedding (positions).
-  virtual void declare_tables(Loader& loader) {}
+  /// Declares the table of positions, where the family has one.
+  virtual void declare_positions(Loader& loader) {}
   /// `layer` is "model.layers.3".
   virtual void declare_layer(Loader& loader, UnitId unit, const std::string& layer) = 0;
   virtual void declare_final_norm(Loader& loader, UnitId unit, const std::string& norm) = 0;
 
-  /// Adds what stands beside the token embeddings to x [T,H] f32.
-  virtual void add_to_embedding(const TokenBatch& batch, const TensorView& x) const {}
   virtual Variable run_layer(Tape& tape, const Pass& pass, int index,
                              const Variable& input) const = 0;
   virtual Variable final_norm(Tape& tape, const Variable& x) const = 0;
@@ -78,12 +76,13 @@ class Decoder : public Model {
   Variable finish_branch(Tape& tape, const Pass& pass, int layer, BranchParts parts) const;
 
   ModelConfig config_;
-  /// Of the rotary embedding; empty: positions come in by add_to_embedding().
+  /// Of the rotary embedding; empty: positions come from a table.
   std::vector<float> inverse_frequencies_;
-  /// Further tables whose rows are fetched by forward().
-  std::vector<std::unique_ptr<VocabularyTable>> more_tables_;
+  /// Learned positions, added to the token embeddings; null: none.
+  std::unique_ptr<VocabularyTable> positions_;
 
  private:
+  void load_head(Loader& loader, const LoadOptions& options, const Names& names);
   Variable embed(Tape& tape, const TokenBatch& batch) const;
   PrefixKv prefix_of(Tape& tape, const Pass& pass, int layer) const;
 

@@ -39,8 +39,8 @@ class Gpt2 : public Decoder {
   }
 
  private:
-  void declare_tables(Loader& loader) override {
-    more_tables_.push_back(loader.table("transformer.wpe.weight", config_.max_position_embeddings));
+  void declare_positions(Loader& loader) override {
+    positions_ = loader.table("transformer.wpe.weight", config_.max_position_embeddings);
   }
   void declare_layer(Loader& loader, UnitId unit, const std::string& layer_name) override;
   void declare_final_norm(Loader& loader, UnitId unit, const std::string& name) override {
@@ -51,7 +51,6 @@ class Gpt2 : public Decoder {
             loader.vector(unit, name + ".bias", config_.hidden_size)};
   }
 
-  void add_to_embedding(const TokenBatch& batch, const TensorView& x) const override;
   Variable run_layer(Tape& tape, const Pass& pass, int index, const Variable& input) const override;
   Variable final_norm(Tape& tape, const Variable& x) const override {
     return norm(tape, x, final_norm_);
@@ -83,19 +82,6 @@ void Gpt2::declare_layer(Loader& loader, UnitId unit, const std::string& layer_n
   layer.c_fc = linear("mlp.c_fc", inner, hidden);
   layer.mlp_c_proj = linear("mlp.c_proj", hidden, inner);
   layers_.push_back(layer);
-}
-
-void Gpt2::add_to_embedding(const TokenBatch& batch, const TensorView& x) const {
-  for (const int32_t position : batch.positions) {
-    if (position >= config_.max_position_embeddings) {
-      throw DataError("position " + std::to_string(position) + " is outside the model's " +
-                      std::to_string(config_.max_position_embeddings) +
-                      " learned positions. Use shorter samples.");
-    }
-  }
-  Tensor positions(x.shape(), DType::kFloat32);
-  more_tables_[0]->lookup(batch.positions, positions);
-  kernels::copy_scaled(positions, x, kernels::Accumulate::kYes);
 }
 
 Variable Gpt2::run_layer(Tape& tape, const Pass& pass, int index, const Variable& input) const {

@@ -83,13 +83,18 @@ class RowBlock {
     kernels::cross_entropy_losses(stats_, std::span(losses).subspan(first));
   }
 
-  /// Adds the chunk's part of the gradient of x. After merge() of all chunks.
-  void backward(int64_t c, Tensor logits, float scale) {
+  /// Adds the chunk's part of the gradient of x, and the block's to that of a trained chunk
+  /// (`weight`: where it is wanted). After merge() of all chunks.
+  void backward(int64_t c, Tensor logits, float scale, const autograd::GradRef& weight) {
     if (c == 0)
       dx_ = Tensor(x_.shape(), DType::kFloat32);
     const Tensor dlogits(logits.shape(), x_.dtype());
     kernels::cross_entropy_dlogits(logits, head_.chunk_begin(c), labels_, stats_, scale, dlogits);
     logits = Tensor();
+    if (weight.wanted()) {
+      const autograd::GradSlot slot = weight.slot();
+      kernels::gemm_over_tokens(dlogits, x_, slot.grad, slot.accumulate);
+    }
     head_.chunk(c).matmul_transposed(dlogits, dx_, c == 0 ? Accumulate::kNo : Accumulate::kYes);
   }
 
@@ -119,7 +124,11 @@ struct HeadInput {
   TensorView hidden;
   std::span<const int64_t> rows;
   std::span<const int32_t> labels;
+  std::vector<autograd::GradRef> weights = {};  // by chunk; empty: frozen, or no gradient wanted
 
+  autograd::GradRef weight(int64_t c) const {
+    return weights.empty() ? autograd::GradRef() : weights[static_cast<size_t>(c)];
+  }
   template <typename Visit>
   void for_each_block(const Visit& visit) const {
     for (size_t begin = 0; begin < rows.size(); begin += kRowBlock)
@@ -151,7 +160,7 @@ void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
     if (dhidden.empty())
       return;
     for (int64_t c = 0; c < num_chunks; ++c)
-      block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale);
+      block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale, input.weight(c));
     block.scatter_gradient(dhidden);
   });
   lease_up_to(num_chunks);  // also without a trained row: the walk does not depend on data
@@ -174,7 +183,7 @@ void walk_by_chunk(const HeadInput& input, std::vector<float>& losses, float sca
   for (int64_t c = 0; c < num_chunks; ++c) {
     const UnitLease lease = lease_chunk(input.head, c);
     for (RowBlock& block : blocks)
-      block.backward(c, block.logits(c), scale);
+      block.backward(c, block.logits(c), scale, input.weight(c));
   }
   for (const RowBlock& block : blocks)
     block.scatter_gradient(dhidden);
@@ -218,10 +227,13 @@ HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Varia
   const std::vector<int64_t> rows = trained_rows(labels);
   HeadLoss loss;
   loss.num_trained_tokens = static_cast<int64_t>(rows.size());
-  if (tape.needs_grad({hidden}))
+  HeadInput input{head, hidden.value(), rows, labels};
+  for (int64_t c = 0; head.is_trained() && tape.recording() && c < head.num_chunks(); ++c)
+    input.weights.push_back(tape.parameter(head.chunk(c).components().front()).grad_ref());
+  if (tape.needs_grad({hidden}) || !input.weights.empty())
     loss.hidden_grad = Tensor::zeros(hidden.shape(), DType::kFloat32);
   std::vector<float> losses;
-  walk_head(walk, {head, hidden.value(), rows, labels}, losses, scale, loss.hidden_grad);
+  walk_head(walk, input, losses, scale, loss.hidden_grad);
   for (size_t i = 0; i < losses.size() && loss.first_non_finite < 0; ++i) {
     if (!std::isfinite(losses[i]))
       loss.first_non_finite = rows[i];

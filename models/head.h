@@ -42,7 +42,7 @@ std::vector<UnitId> head_units(const VocabularyTable& head, autograd::Recording 
 
 /// Loss of hidden [T,H] against labels [T] (kIgnoreLabel = not trained). When the tape records, the
 /// gradient of hidden is computed in the same walk, multiplied by `scale` (1 / trained tokens of
-/// the whole step).
+/// the whole step); that of a trained head goes to the tape's parameters.
 HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Variable& hidden,
                             std::span<const int32_t> labels, float scale);
 /// The same with the walk given.

@@ -136,8 +136,14 @@ class SetScales : public Hooks {
 }  // namespace
 
 void enable_int8(Model& model) {
-  for (BaseLinear* linear : model.linears())
+  for (BaseLinear* linear : model.linears()) {
+    if (linear->is_trained()) {
+      throw UnsupportedError(linear->path() +
+                             ".weight: is to be trained, which products in int8 do not see. Use "
+                             "'compute_dtype: auto', or train an adapter.");
+    }
     linear->enable_int8();
+  }
 }
 
 std::vector<Int8Error> prepare_int8(Model& model, const TokenBatch& batch,

@@ -24,7 +24,8 @@ struct Int8Error {
   double relative = 0.0;
 };
 
-/// Makes room for scales at every linear. UnsupportedError: a linear with too many features.
+/// Makes room for scales at every linear. UnsupportedError: a linear with too many features, or one
+/// whose weight is trained.
 void enable_int8(Model& model);
 
 /// Sets the scales in a forward pass of the model as stored, with the batch's input magnitudes, or

@@ -19,10 +19,14 @@ void Loader::expect_shape(const std::string& name, const std::vector<int64_t>& e
                   ". Use configuration and weights of one model.");
 }
 
-ParameterId Loader::vector(UnitId unit, const std::string& name, int64_t size) {
+ParameterId Loader::vector(UnitId unit, const std::string& name, int64_t size, Kind kind) {
   expect_shape(name, {size});
+  const bool trains = options_.trained(name, kind);
   const ParameterId id =
-      store_.declare({name, unit, ParameterKind::kFrozen, DType::kFloat32, Shape{size}});
+      store_.declare({name, unit, trains ? ParameterKind::kTrainable : ParameterKind::kFrozen,
+                      DType::kFloat32, Shape{size}});
+  if (trains)
+    trained_.push_back({name, id, 0, Shape{size}, {}});
   loads_.push_back([this, id, name, size] {
     std::vector<float> values;
     if (store_.is_publisher(id)) {
@@ -49,27 +53,49 @@ const BaseLinear* Loader::linear(UnitId unit, const std::string& path, Shape out
                     [this, name](int64_t begin, int64_t end, std::byte* out) {
                       source_.read_stored_rows(name, begin, end, out);
                     }};
+  request.is_trained = options_.trained(name, Kind::kLinear);
+  if (request.is_trained && options_.quantization.method != "none") {
+    throw UnsupportedError(
+        name + ": is to be trained, but quantization.method " + options_.quantization.method +
+        " keeps codes of it, which no step can move. Use 'method: none', or train an adapter.");
+  }
   auto weight = quant::make_frozen_weight(request, options_.quantization);
+  const ParameterId trained = request.is_trained ? weight->components().front() : kNoParameter;
+  if (request.is_trained)
+    trained_.push_back({name, trained, 0, out_in, {}});
   loads_.push_back([this, weight = weight.get(), name] {
     weight->load(
         [&](int64_t begin, int64_t end, float* out) { source_.read_rows(name, begin, end, out); });
     source_.drop(name);
   });
-  const ParameterId bias_id =
-      bias == Bias::kYes ? vector(unit, path + ".bias", out_in[0]) : kNoParameter;
+  const ParameterId bias_id = bias == Bias::kYes
+                                  ? vector(unit, path + ".bias", out_in[0], Kind::kLinearBias)
+                                  : kNoParameter;
   const int index = static_cast<int>(linears_.size());
   linears_.push_back(std::make_unique<BaseLinear>(path, index, std::move(weight), bias_id));
+  linears_.back()->set_trained(trained);
   return linears_.back().get();
 }
 
-std::unique_ptr<VocabularyTable> Loader::table(const std::string& name, int64_t rows) {
+std::unique_ptr<VocabularyTable> Loader::table(const std::string& name, int64_t rows,
+                                               const std::string& from) {
+  const std::string& source = from.empty() ? name : from;
   const int64_t width = source_.config().hidden_size;
-  expect_shape(name, {rows, width});
-  auto table = std::make_unique<VocabularyTable>(store_, name, rows, width, options_.compute_dtype);
-  loads_.push_back([this, table = table.get(), name] {
-    table->load(
-        [&](int64_t begin, int64_t end, float* out) { source_.read_rows(name, begin, end, out); });
-    source_.drop(name);
+  expect_shape(source, {rows, width});
+  const bool trains = options_.trained(name, Kind::kTable);
+  auto table = std::make_unique<VocabularyTable>(
+      store_, name, TableShape{rows, width, options_.compute_dtype, trains});
+  for (int64_t c = 0; trains && c < table->num_chunks(); ++c)
+    trained_.push_back({name,
+                        table->chunk(c).components().front(),
+                        table->chunk_begin(c),
+                        Shape{rows, width},
+                        {}});
+  loads_.push_back([this, table = table.get(), source] {
+    table->load([&](int64_t begin, int64_t end, float* out) {
+      source_.read_rows(source, begin, end, out);
+    });
+    source_.drop(source);
   });
   return table;
 }

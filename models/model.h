@@ -50,6 +50,15 @@ struct ForwardOptions {
   KvCache* cache = nullptr;             // generation only; the tape must not record
 };
 
+/// One tensor of the base that is trained, or a part of its rows.
+struct TrainedTensor {
+  std::string name;  // of the whole tensor: "model.norm.weight"
+  ParameterId id = kNoParameter;
+  int64_t first_row = 0;  // of what `id` holds
+  Shape shape;            // of the whole tensor
+  std::string tied;       // the head's name, where head and embedding are this one tensor
+};
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -62,6 +71,8 @@ class Model {
   /// All tables, by their tensors' names: the embedding first, then positions, then the head unless
   /// tied.
   virtual std::vector<const VocabularyTable*> tables() const = 0;
+  /// Tensors of the base that are trained, in order of declaration.
+  const std::vector<TrainedTensor>& trained_tensors() const { return trained_; }
   /// Heads, scale and window of a layer's attention.
   virtual kernels::AttentionShape attention_shape(int layer) const = 0;
   virtual UnitId layer_unit(int layer) const = 0;
@@ -69,7 +80,8 @@ class Model {
   /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache
   /// T' is padded_tokens(T): the rows past T are padding without meaning.
   virtual Variable forward(Tape& tape, const ForwardOptions& options) = 0;
-  /// The units that forward() leases, in order, and kFetchRows where it fetches embedding rows. The
+  /// The units that forward() leases, in order, and kFetchRows where it fetches embedding rows (a
+  /// trained embedding is leased). The
   /// backward pass leases the units in reverse.
   virtual std::vector<UnitId> forward_units() const = 0;
   /// The head's table (the embedding itself when tied).
@@ -79,20 +91,37 @@ class Model {
   Model(ParameterStore& store, DType compute_dtype)
       : store_(&store), compute_dtype_(compute_dtype) {}
 
+  std::vector<TrainedTensor> trained_;
+
  private:
   ParameterStore* store_;
   DType compute_dtype_;
 };
 
+/// Parts of the base that are trained instead of frozen.
+struct TrainedBase {
+  enum class Kind { kLinear, kLinearBias, kNorm, kTable };
+  /// By the tensor's name; empty: none.
+  std::function<bool(const std::string& name, Kind kind)> trains;
+  /// What becomes of a tied head where it or the embedding is trained: kShared trains one tensor as
+  /// both; kSplit gives each its own, of which one may stay frozen (PEFT's default).
+  enum class Tie { kSplit, kShared };
+  Tie tie = Tie::kSplit;
+
+  bool operator()(const std::string& name, Kind kind) const { return trains && trains(name, kind); }
+};
+
 struct LoadOptions {
   quant::QuantizationOptions quantization;
+  TrainedBase trained = {};
   DType compute_dtype = DType::kFloat32;
   std::function<void(int64_t done, int64_t total)> progress;  // tensors; may be empty
 };
 
 /// Builds the family named by the source's config, declares its units and loads its weights.
 /// Collective: every rank calls it; each reads only the tensors it publishes.
-/// Errors  UnsupportedError: family; DataError: tensor missing or of another shape
+/// Errors  UnsupportedError: family, or a trained weight of a quantised linear; DataError: tensor
+///         missing or of another shape
 std::unique_ptr<Model> load_model(const ModelSource& source, ParameterStore& store,
                                   const LoadOptions& options);
 

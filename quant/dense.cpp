@@ -1,4 +1,5 @@
-// The weight as it is, kept in the compute dtype.
+// The weight as it is, kept in the compute dtype; a trained one in fp32, with the bf16 copy of the
+// store for products in bf16.
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -35,9 +36,12 @@ class DenseWeight final : public FrozenWeight {
   explicit DenseWeight(const FrozenWeightRequest& request)
       : FrozenWeight({request.name, request.unit, request.out_features, request.in_features}),
         store_(request.store),
-        id_(request.store->declare({request.name, request.unit, ParameterKind::kFrozen,
-                                    request.compute,
-                                    Shape{request.out_features, request.in_features}})) {}
+        multiplies_copy_(request.is_trained && request.compute == DType::kBFloat16),
+        id_(request.store->declare(
+            {request.name, request.unit,
+             request.is_trained ? ParameterKind::kTrainable : ParameterKind::kFrozen,
+             request.is_trained ? DType::kFloat32 : request.compute,
+             Shape{request.out_features, request.in_features}})) {}
 
   std::string_view format() const override { return "none"; }
   std::vector<ParameterId> components() const override { return {id_}; }
@@ -53,9 +57,13 @@ class DenseWeight final : public FrozenWeight {
 
  private:
   DType stored_dtype() const { return store_->spec(id_).dtype; }
+  TensorView factor() const {
+    return multiplies_copy_ ? store_->value_bf16(id_) : store_->value(id_);
+  }
   void read_row(int64_t row, const TensorView& value, const TensorView& out, int64_t out_row) const;
 
   ParameterStore* store_;
+  bool multiplies_copy_;
   ParameterId id_;
 };
 
@@ -91,7 +99,7 @@ void DenseWeight::matmul_rows(const TensorView& x, int64_t begin, int64_t end, c
   check_matrix(*this, "y", y, x.dim(0), end - begin);
   if (x.dim(0) == 0)
     return;
-  kernels::gemm(x, store_->value(id_).rows(begin, end), kernels::Transpose::kYes, y, accumulate);
+  kernels::gemm(x, factor().rows(begin, end), kernels::Transpose::kYes, y, accumulate);
 }
 
 void DenseWeight::matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,
@@ -101,7 +109,7 @@ void DenseWeight::matmul_rows_transposed(const TensorView& dy, int64_t begin, in
   check_matrix(*this, "dx", dx, dy.dim(0), in_features());
   if (dy.dim(0) == 0)
     return;
-  kernels::gemm(dy, store_->value(id_).rows(begin, end), kernels::Transpose::kNo, dx, accumulate);
+  kernels::gemm(dy, factor().rows(begin, end), kernels::Transpose::kNo, dx, accumulate);
 }
 
 void DenseWeight::read_row(int64_t row, const TensorView& value, const TensorView& out,

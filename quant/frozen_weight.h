@@ -116,6 +116,8 @@ struct FrozenWeightRequest {
   int64_t in_features = 0;
   DType compute = DType::kFloat32;
   StoredForm stored = {};
+  /// Declares a trainable instead, held in fp32 whatever the format asked for.
+  bool is_trained = false;
 };
 using FrozenWeightFactory = std::unique_ptr<FrozenWeight> (*)(const FrozenWeightRequest& request,
                                                               const QuantizationOptions& options);

@@ -15,7 +15,8 @@ const Registry<FrozenWeightFactory>& frozen_formats() {
 
 std::unique_ptr<FrozenWeight> make_frozen_weight(const FrozenWeightRequest& request,
                                                  const QuantizationOptions& options) {
-  return frozen_formats().at(options.method)(request, options);
+  const FrozenWeightFactory make = frozen_formats().at(options.method);
+  return request.is_trained ? make_dense_weight(request, {}) : make(request, options);
 }
 
 }  // namespace shardtune::quant

@@ -177,6 +177,7 @@ void load(Job& job) {
   models::LoadOptions options;
   options.quantization = config.quantization;
   options.compute_dtype = job.compute_dtype;
+  options.trained = config.adapter.options->trained_base(job.source->config());
   job.model = models::load_model(*job.source, *job.store, options);
   if (config.model.computes_in_int8())
     models::enable_int8(*job.model);

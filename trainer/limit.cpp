@@ -12,9 +12,16 @@ namespace shardtune::trainer {
 
 StepFlops step_flops(const Job& job, const data::StepPlan& plan) {
   double weights = 0.0;
-  for (const models::BaseLinear* linear : job.model->linears())
-    weights +=
-        static_cast<double>(linear->in_features()) * static_cast<double>(linear->out_features());
+  for (const models::BaseLinear* linear : job.model->linears()) {
+    if (!linear->is_trained())  // else among the trainables
+      weights +=
+          static_cast<double>(linear->in_features()) * static_cast<double>(linear->out_features());
+  }
+  double rows = 0.0;  // elements of trained tables: no product meets all of them for each token
+  for (const models::VocabularyTable* table : job.model->tables()) {
+    if (table->is_trained())
+      rows += static_cast<double>(table->vocab_size()) * static_cast<double>(table->hidden_size());
+  }
   double pairs = 0.0;  // of a query and a key, over all samples
   for (const data::MicroBatchPlan& micro_batch : plan.micro_batches) {
     for (const int64_t sample : micro_batch.samples) {
@@ -32,11 +39,12 @@ StepFlops step_flops(const Job& job, const data::StepPlan& plan) {
   flops.linears = 2.0 * weights * tokens * (forwards + 1.0);
   if (job.config.model.computes_in_int8() && kernels::has_fast_int8())
     flops.linears /= 2.0;
-  flops.adapters =
-      2.0 * static_cast<double>(job.store->num_trainable_elements()) * tokens * (forwards + 2.0);
+  flops.adapters = 2.0 * (static_cast<double>(job.store->num_trainable_elements()) - rows) *
+                   tokens * (forwards + 2.0);
   flops.attention = attention * (forwards + 2.5);
-  flops.head = 4.0 * static_cast<double>(config.vocab_size) *
-               static_cast<double>(config.hidden_size) * trained;
+  flops.head = (job.model->head().is_trained() ? 6.0 : 4.0) *
+               static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size) *
+               trained;
   return flops;
 }
 

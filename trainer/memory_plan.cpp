@@ -168,6 +168,7 @@ class Walk {
     models::LoadOptions options;
     options.quantization = choice_.quantization;
     options.compute_dtype = job_.compute_dtype;
+    options.trained = job_.config.adapter.options->trained_base(source_.config());
     model_ = models::load_model(source_, store_, options);
     if (job_.config.model.computes_in_int8())
       models::enable_int8(*model_);

@@ -119,9 +119,20 @@ TEST(LayerNorm, ForwardAndBackwardEqualTheReference) {
             "y " + shape.to_string());
         const Tensor dx = random_tensor(shape, dtype, 4);
         const Tensor expected_dx = converted(dx, DType::kFloat32);
-        layer_norm_backward({p.dy, p.x, p.weight, p.mean, p.rstd, dx}, accumulate);
-        layer_norm_backward_reference({p.dy, p.x, p.weight, p.mean, p.rstd, expected_dx},
-                                      accumulate);
+        const Tensor sums_of(Shape{4, shape[1]}, DType::kFloat32);
+        const auto row = [&](int64_t i) {
+          return sums_of.view().rows(i, i + 1).reshaped({shape[1]});
+        };
+        layer_norm_backward({p.dy, p.x, p.weight, p.mean, p.rstd, dx, row(0), row(1)}, accumulate);
+        layer_norm_backward_reference(
+            {p.dy, p.x, p.weight, p.mean, p.rstd, expected_dx, row(2), row(3)}, accumulate);
+        // Sums of T terms of size 10.
+        const double sums = 20 * static_cast<double>(shape[0] + 8) * kRoundoffF32 * rstd_scale;
+        expect_within(
+            row(0), row(2), [&](int64_t, double e) { return sums + 1e-5 * std::abs(e); },
+            "dweight");
+        expect_within(
+            row(1), row(3), [&](int64_t, double e) { return sums + 1e-5 * std::abs(e); }, "dbias");
         expect_within(
             dx, expected_dx,
             [&](int64_t, double e) {
@@ -138,7 +149,8 @@ TEST(LayerNorm, BackwardIsTheDerivative) {
   const LayerProblem p(shape, DType::kFloat32);
   const Tensor y(shape, DType::kFloat32), dx(shape, DType::kFloat32);
   layer_norm(p.forward(y));
-  layer_norm_backward({p.dy, p.x, p.weight, p.mean.clone(), p.rstd.clone(), dx}, Accumulate::kNo);
+  layer_norm_backward({p.dy, p.x, p.weight, p.mean.clone(), p.rstd.clone(), dx, {}, {}},
+                      Accumulate::kNo);
   const auto value = [&] {
     layer_norm(p.forward(y));
     return weighted_sum(y, p.dy);
@@ -157,7 +169,8 @@ TEST(LayerNorm, SameBitsAtAnyThreadCount) {
         outputs.emplace_back(shape, DType::kFloat32);
         outputs.emplace_back(shape, DType::kFloat32);
         layer_norm(p.forward(outputs[0]));
-        layer_norm_backward({p.dy, p.x, p.weight, p.mean, p.rstd, outputs[1]}, Accumulate::kNo);
+        layer_norm_backward({p.dy, p.x, p.weight, p.mean, p.rstd, outputs[1], {}, {}},
+                            Accumulate::kNo);
         return outputs;
       },
       "layer_norm");

@@ -65,12 +65,42 @@ LINEAR_CASES = {
     "gpt2_boft": (peft.BOFTConfig, dict(CONV1D, boft_block_size=4), 0.1, {"boft_s": 1}),
 }
 
+# Parts of the base that are trained: biases, whole modules, tied tables.
+NONE = "dummy-target-modules"
+NORMS = {"norm": 1, "ln_": 1}
+TRAINED_CASES = {
+    "trained_bias_all": ("families/gpt2", dict(target_modules=["c_attn"], r=2, bias="all")),
+    "trained_bias_dora": ("families/gpt2", dict(target_modules=["c_attn"], r=2, use_dora=True,
+                                                bias="lora_only")),
+    "trained_bias_only": ("families/qwen2_tied", dict(target_modules=["q_proj", "v_proj"], r=2,
+                                                      bias="lora_only")),
+    # "norm" ends input_layernorm and post_attention_layernorm too; the head keeps its values.
+    "trained_embedding": ("tied_gqa", dict(target_modules=["q_proj"], r=2,
+                                           modules_to_save=["embed_tokens", "norm"])),
+    "trained_head": ("tied_gqa", dict(target_modules=["v_proj"], r=2,
+                                      modules_to_save=["lm_head"])),
+    "trained_linears": ("tied_gqa", dict(target_modules=["q_proj"], r=2,
+                                         modules_to_save=["layers.1.mlp", "v_proj"])),
+    "trained_tied": ("tied_gqa", dict(target_modules=["q_proj"], r=2, ensure_weight_tying=True,
+                                      modules_to_save=["embed_tokens"])),
+    "bitfit": ("families/gpt2", dict(target_modules=NONE, bias="all")),
+    "full": ("families/gpt2", dict(target_modules=NONE, modules_to_save=[
+        "wte", "wpe", "ln_1", "ln_2", "ln_f", "c_attn", "c_proj", "c_fc", "lm_head"])),
+}
+
+
+def base_of(name):
+    if name in TRAINED_CASES:
+        return TRAINED_CASES[name][0]
+    return "tied_gqa" if name in CASES else "families/gpt2"
+
 
 def load_base(name):
-    if name in CASES:
-        return llama.load(HERE.parent / "llama" / "tied_gqa")
+    base = base_of(name)
+    if base == "tied_gqa":
+        return llama.load(HERE.parent / "llama" / base)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        HERE.parent / "families" / "gpt2", dtype=torch.float32, attn_implementation="eager").eval()
+        HERE.parent / base, dtype=torch.float32, attn_implementation="eager").eval()
     if name in LINEAR_CASES:
         for path, module in list(model.named_modules()):
             if isinstance(module, transformers.pytorch_utils.Conv1D):
@@ -104,7 +134,7 @@ def save(model, folder, base):
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     saved = json.loads(path.read_text())
-    for key in ("target_modules", "feedforward_modules"):  # sets have no order of their own
+    for key in ("target_modules", "feedforward_modules", "modules_to_save"):  # sets have no order of their own
         if isinstance(saved.get(key), list):
             saved[key] = sorted(saved[key])
     path.write_text(json.dumps(saved, indent=2) + "\n")
@@ -116,7 +146,7 @@ def write_case(folder, index, name, case):
     config = kind(task_type="CAUSAL_LM", **options)
     model = peft.get_peft_model(load_base(name), config)
     randomize(model, 400 + index, scale, centers)
-    save(model, folder, "tied_gqa" if name in CASES else "families/gpt2")
+    save(model, folder, base_of(name))
     loss, tensors = llama.forward(model.eval())
     loss.backward()
     for index in range(len(llama.SEQUENCE_LENGTHS)):
@@ -124,7 +154,8 @@ def write_case(folder, index, name, case):
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             saved = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
-            tensors["grad." + saved.replace(".default", "")] = parameter.grad.contiguous()
+            saved = saved.replace(".modules_to_save", "").replace(".default", "")
+            tensors["grad." + saved] = parameter.grad.contiguous()
     safetensors.torch.save_file(tensors, folder / "expected.safetensors")
 
 
@@ -141,8 +172,10 @@ def main():
     changed = []
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
+        trained = {name: (peft.LoraConfig, options, 0.2, NORMS)
+                   for name, (_, options) in TRAINED_CASES.items()}
         for index, (name, case) in enumerate(
-                {**CASES, **GPT2_CASES, **LINEAR_CASES}.items()):
+                {**CASES, **GPT2_CASES, **LINEAR_CASES, **trained}.items()):
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
