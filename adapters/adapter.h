@@ -57,6 +57,10 @@ struct InitContext {
   InitContext(uint64_t run_seed) : seed(run_seed) {}
   uint64_t seed;
   const models::ModelSource* source = nullptr;  // the original weights; null: not at hand
+  /// Runs the model over a sample of the data with only these hooks, the same on every rank; empty:
+  /// no data at hand. Collective.
+  std::function<void(models::Hooks& hooks)> forward = {};
+  int64_t num_tokens = 0;  // of that sample; rows past them are padding
 };
 
 class Adapter : public models::Hooks {
@@ -99,6 +103,8 @@ class AdapterOptions {
   /// Keys of the `adapter:` section with their values as YAML, defaults included: what a resume
   /// compares.
   virtual std::vector<std::pair<std::string, std::string>> keys() const = 0;
+  /// The folder whose values training starts from; empty: initialize().
+  virtual std::string start_folder() const { return {}; }
   /// What it trains of the base itself: for LoadOptions, before attach().
   virtual models::TrainedBase trained_base(const models::ModelConfig& config) const { return {}; }
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
@@ -122,6 +128,8 @@ std::unique_ptr<AdapterOptions> adapter_options_from_peft(const io::Json& config
 
 /// The options of a PEFT folder: their trained_base() goes into LoadOptions before load_adapter().
 std::unique_ptr<AdapterOptions> read_adapter_options(const std::string& folder);
+/// Publishes a folder's tensors as the values of an adapter attached with its options. Collective.
+void read_adapter_values(const std::string& folder, Adapter& adapter, models::Model& model);
 /// Attaches the adapter of a PEFT folder and publishes its tensors. Collective.
 /// Errors  MissingInputError, DataError: damaged file, missing, unexpected or misshapen tensor;
 ///         UnsupportedError: peft_type or option that is not there yet

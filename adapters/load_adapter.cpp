@@ -71,7 +71,7 @@ std::unique_ptr<AdapterOptions> read_adapter_options(const std::string& folder) 
   return adapter_options_from_peft(io::read_json_file(path), path);
 }
 
-std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& model) {
+void read_adapter_values(const std::string& folder, Adapter& adapter, models::Model& model) {
   const fs::path tensors_path = fs::path(folder) / "adapter_model.safetensors";
   std::error_code error;
   if (fs::exists(fs::path(folder) / "adapter_model.bin", error) &&
@@ -80,10 +80,9 @@ std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& 
                            ": adapter_model.bin is a pickle, which can run code when "
                            "read. Save it again with PEFT's safe_serialization=True.");
   }
-  auto adapter = read_adapter_options(folder)->attach(model);
   const auto file = io::open_safetensors(tensors_path);
-  check_tensors(*adapter, *file, tensors_path.string());
-  for (const AdapterTensor& tensor : adapter->tensors()) {
+  check_tensors(adapter, *file, tensors_path.string());
+  for (const AdapterTensor& tensor : adapter.tensors()) {
     if (tensor.constant != nullptr) {
       std::ranges::copy(read_values(tensor, *file), tensor.constant->data<float>());
       continue;
@@ -93,7 +92,12 @@ std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& 
       values = read_values(tensor, *file);
     model.store().publish(tensor.id, std::as_bytes(std::span(values)));
   }
-  adapter->finish_loading();
+  adapter.finish_loading();
+}
+
+std::unique_ptr<Adapter> load_adapter(const std::string& folder, models::Model& model) {
+  auto adapter = read_adapter_options(folder)->attach(model);
+  read_adapter_values(folder, *adapter, model);
   return adapter;
 }
 

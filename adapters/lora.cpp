@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "adapters/dora.h"
+#include "adapters/eva.h"
 #include "adapters/linear_adapter.h"
 #include "adapters/lora_init.h"
 #include "adapters/lora_options.h"
@@ -50,8 +51,13 @@ class Lora : public LinearAdapter {
   std::string_view method() const override { return "lora"; }
   void initialize(const InitContext& context) override {
     seed_ = context.seed;
+    source_ = context.source;
+    if (options_.init == LoraInit::kEva)
+      see_inputs(context);
     LinearAdapter::initialize(context);
     last_start_ = {};
+    source_ = nullptr;
+    directions_.clear();
   }
   void finish_loading() override;
   Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
@@ -73,6 +79,8 @@ class Lora : public LinearAdapter {
 
  private:
   void attach(const BaseLinear& linear);
+  void check_loftq(const BaseLinear& linear) const;
+  void see_inputs(const InitContext& context);
   const Derived& derived_of(const BaseLinear& linear) const {
     return derived_[static_cast<size_t>(linear.index())];
   }
@@ -86,8 +94,10 @@ class Lora : public LinearAdapter {
   Tensor stacked(ParameterId id, const Tensor* start, bool by_columns) const;
 
   LoraOptions options_;
-  std::vector<Derived> derived_;  // by BaseLinear::index()
+  std::vector<Derived> derived_;                // by BaseLinear::index()
+  std::vector<std::vector<float>> directions_;  // of EVA, by BaseLinear::index(), at the start
   uint64_t seed_ = 0;
+  const models::ModelSource* source_ = nullptr;           // while initial values are made
   std::pair<const BaseLinear*, LoraFactors> last_start_;  // A and B of a linear come in turn
 };
 
@@ -95,7 +105,10 @@ void Lora::attach(const BaseLinear& linear) {
   const int64_t rank = options_.rank_of(linear.path());
   if (options_.is_new)
     check_rank("lora_rank", rank, linear);
-  const bool factors = options_.is_relative() || options_.init == LoraInit::kOrthogonal;
+  if (options_.init == LoraInit::kLoftq)
+    check_loftq(linear);
+  const bool factors = options_.is_relative() || options_.init == LoraInit::kOrthogonal ||
+                       options_.init == LoraInit::kLoftq;
   const Reads reads = factors ? Reads::kBase : Reads::kNothing;
   Initializer a = options_.init == LoraInit::kGaussian
                       ? normal_values(1.0f / static_cast<float>(rank))
@@ -109,6 +122,10 @@ void Lora::attach(const BaseLinear& linear) {
       std::ranges::copy(start_of(linear).lora_B, values.begin());
     };
   }
+  if (options_.init == LoraInit::kEva)
+    a = [this, &linear](const CounterRng&, std::span<float> values) {
+      std::ranges::copy(directions_[static_cast<size_t>(linear.index())], values.begin());
+    };
   declare(linear, ".lora_A.weight", {rank, linear.in_features()}, std::move(a), reads);
   declare(linear, ".lora_B.weight", {linear.out_features(), rank}, std::move(b), reads);
   Derived& derived = derived_[static_cast<size_t>(linear.index())];
@@ -130,6 +147,31 @@ void Lora::attach(const BaseLinear& linear) {
   derived.norms_squared = Tensor(Shape{linear.out_features()}, DType::kFloat32);
 }
 
+void Lora::check_loftq(const BaseLinear& linear) const {
+  const std::string format(linear.weight().format());
+  const int64_t bits = format == "int8" ? 8 : format == "nf4" || format == "fp4" ? 4 : 0;
+  if (bits == 0)
+    throw ConfigError("adapter.init_lora_weights: loftq gives back what quantisation takes, but " +
+                      linear.path() + " is kept as it is (quantization.method " + format +
+                      "). Use kaiming, or quantization.method nf4, fp4 or int8.");
+  if (options_.loftq_bits > 0 && options_.loftq_bits != bits)
+    throw ConfigError("adapter.loftq_config: loftq_bits: expected " + std::to_string(bits) +
+                      " (quantization.method " + format + "), found " +
+                      std::to_string(options_.loftq_bits) + ".");
+}
+
+void Lora::see_inputs(const InitContext& context) {
+  std::vector<EvaTarget> targets;
+  for (const BaseLinear* linear : model().linears()) {
+    if (wraps(*linear))
+      targets.push_back({linear, options_.rank_of(linear->path())});
+  }
+  auto found = eva_directions(std::ssize(model().linears()), targets, context);
+  directions_.resize(model().linears().size());
+  for (size_t i = 0; i < targets.size(); ++i)
+    directions_[static_cast<size_t>(targets[i].linear->index())] = std::move(found[i]);
+}
+
 const LoraFactors& Lora::start_of(const BaseLinear& linear) {
   if (last_start_.first != &linear) {
     LoraFactorRequest request;
@@ -137,6 +179,7 @@ const LoraFactors& Lora::start_of(const BaseLinear& linear) {
     request.rank = options_.rank_of(linear.path());
     request.scale = options_.scale_of(linear.path());
     request.niter = options_.pissa_niter;
+    request.source = source_;
     request.rng = CounterRng(mix_key(seed_, linear.path() + ".start"));
     last_start_ = {&linear, factor_lora_start(linear, request)};
   }

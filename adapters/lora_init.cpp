@@ -81,6 +81,21 @@ LoraFactors pissa(const Matrix& w, const LoraFactorRequest& request) {
   return to_factors(a, u);
 }
 
+// What quantisation took: the weight of the file less that of the base.
+Matrix quantisation_loss(const models::BaseLinear& linear, const models::ModelSource* source) {
+  if (source == nullptr)
+    throw ArgumentError(linear.path() + ": loftq: expected the original weights, found none");
+  Matrix loss = -dequantised(linear);
+  std::vector<float> row(static_cast<size_t>(linear.in_features()));
+  for (int64_t i = 0; i < linear.out_features(); ++i) {
+    source->read_rows(linear.weight().name(), i, i + 1, row.data());
+    for (int64_t j = 0; j < linear.in_features(); ++j)
+      loss(i, j) += row[static_cast<size_t>(j)];
+  }
+  source->drop(linear.weight().name());
+  return loss;
+}
+
 LoraFactors olora(const Matrix& w, const LoraFactorRequest& request) {
   const Eigen::HouseholderQR<Eigen::MatrixXd> qr{Eigen::MatrixXd(w)};
   const int64_t narrow = std::min(w.rows(), w.cols());
@@ -115,6 +130,8 @@ LoraFactors orthogonal(const models::BaseLinear& linear, const LoraFactorRequest
 LoraFactors factor_lora_start(const models::BaseLinear& linear, const LoraFactorRequest& request) {
   if (request.init == LoraInit::kOrthogonal)
     return orthogonal(linear, request);
+  if (request.init == LoraInit::kLoftq)
+    return pissa(quantisation_loss(linear, request.source), request);
   const Matrix w = dequantised(linear);
   return request.init == LoraInit::kPissa ? pissa(w, request) : olora(w, request);
 }

@@ -1,7 +1,8 @@
-// Starts of LoRA that factor matrices: by the singular vectors of the weight (PiSSA), by its QR
-// factors (OLoRA), or by halves of a random orthogonal matrix. Computed by the tensor's publisher
-// on one thread. Source  Meng et al. 2024, PiSSA, arXiv:2404.02948; Bueyuekakyuez 2024, OLoRA,
-// arXiv:2406.01775
+// Starts of LoRA that factor matrices: by the singular vectors of the weight (PiSSA) or of what
+// quantisation took from it (LoftQ, one iteration: the base stays), by its QR factors (OLoRA), or
+// by halves of a random orthogonal matrix. Computed by the tensor's publisher on one thread. Source
+// Meng et al. 2024, PiSSA, arXiv:2404.02948; Bueyuekakyuez 2024, OLoRA, arXiv:2406.01775; Li et al.
+// 2023, LoftQ, arXiv:2310.08659
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include "adapters/lora_options.h"
 #include "core/rng.h"
 #include "models/base_linear.h"
+#include "models/model_source.h"
 
 namespace shardtune::adapters {
 
@@ -23,8 +25,9 @@ struct LoraFactorRequest {
   LoraInit init = LoraInit::kPissa;
   int64_t rank = 0;
   double scale = 1.0;
-  int64_t niter = 0;  // of PiSSA: subspace iterations, 0 = exact
-  CounterRng rng{0};  // of random starts
+  int64_t niter = 0;                            // of PiSSA: subspace iterations, 0 = exact
+  CounterRng rng{0};                            // of random starts
+  const models::ModelSource* source = nullptr;  // the weights before they were quantised: LoftQ
 };
 
 /// Factors of a linear's start; its unit must be leased. The sign of each pair of vectors is chosen

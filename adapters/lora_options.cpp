@@ -22,7 +22,8 @@ void parse_init(const OptionReader& reader, LoraOptions& options) {
   const std::vector<std::pair<std::string, LoraInit>> known = {
       {"kaiming", LoraInit::kKaiming},   {"true", LoraInit::kKaiming},
       {"gaussian", LoraInit::kGaussian}, {"orthogonal", LoraInit::kOrthogonal},
-      {"pissa", LoraInit::kPissa},       {"olora", LoraInit::kOlora}};
+      {"pissa", LoraInit::kPissa},       {"olora", LoraInit::kOlora},
+      {"loftq", LoraInit::kLoftq},       {"eva", LoraInit::kEva}};
   for (const auto& [word, init] : known) {
     if (word == name)
       options.init = init;
@@ -45,6 +46,36 @@ void parse_init(const OptionReader& reader, LoraOptions& options) {
                              "Save it again with PEFT's path_initial_model_for_weight_conversion.");
   }
   options.init = LoraInit::kKaiming;
+}
+
+}  // namespace
+
+namespace {
+
+// PEFT's section; of its values those have a meaning here that leave the base as it is.
+void parse_loftq(const OptionReader& reader, LoraOptions& options) {
+  if (!options.is_new)
+    return;
+  for (const auto& [name, value] : reader.pattern("loftq_config", {1, 1000})) {
+    if (name == "loftq_bits" && (value == 4.0 || value == 8.0))
+      options.loftq_bits = static_cast<int64_t>(value);
+    else if (name == "loftq_iter" && value != 1.0)
+      reader.error("loftq_config",
+                   "expected loftq_iter: 1. More iterations quantise the base again around the "
+                   "adapter; here the base keeps the codes of its own weights.");
+    else if (name != "loftq_iter")
+      reader.error("loftq_config",
+                   "expected loftq_bits 4 or 8 and loftq_iter 1, found '" + name + "'.");
+  }
+  for (const auto& [name, value] : reader.pattern("eva_config", {0, 1e6})) {
+    if (name != "rho" || value != 1.0)
+      reader.error("eva_config",
+                   "expected rho: 1 alone, found " + name +
+                       ". Ranks are not redistributed over the linears; write them as "
+                       "rank_pattern.");
+  }
+  if (options.loftq_bits > 0 && options.init != LoraInit::kLoftq)
+    reader.error("loftq_config", "belongs to init_lora_weights: loftq.");
 }
 
 }  // namespace
@@ -78,6 +109,7 @@ LoraOptions parse_lora(const OptionReader& reader) {
   if (options.is_new)
     options.loraplus_lr_ratio = reader.number("loraplus_lr_ratio", 1.0, {0, 1e6, true});
   parse_init(reader, options);
+  parse_loftq(reader, options);
   if (options.init == LoraInit::kOrthogonal && options.lora_rank % 2 != 0)
     reader.error("init_lora_weights", "orthogonal needs an even lora_rank.");
   options.targets = read_target_modules(reader, {kAllLinear}, "lora_only");
@@ -99,6 +131,12 @@ std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& op
     case LoraInit::kOlora:
       init = "olora";
       break;
+    case LoraInit::kLoftq:
+      init = "loftq";
+      break;
+    case LoraInit::kEva:
+      init = "eva";
+      break;
     case LoraInit::kPissa:
       init = options.pissa_niter > 0
                  ? std::string(kNiterPrefix) + std::to_string(options.pissa_niter)
@@ -106,16 +144,20 @@ std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& op
       break;
   }
   auto keys = target_keys(options.targets);
-  keys.insert(keys.end(), {{"method", "lora"},
-                           {"alpha_pattern", pattern_json(options.alpha_pattern).dump()},
-                           {"init_lora_weights", init},
-                           {"lora_alpha", number_json(options.lora_alpha).dump()},
-                           {"lora_dropout", number_json(options.lora_dropout).dump()},
-                           {"lora_rank", std::to_string(options.lora_rank)},
-                           {"loraplus_lr_ratio", number_json(options.loraplus_lr_ratio).dump()},
-                           {"rank_pattern", pattern_json(options.rank_pattern).dump()},
-                           {"use_dora", truth(options.use_dora)},
-                           {"use_rslora", truth(options.use_rslora)}});
+  keys.insert(keys.end(),
+              {{"method", "lora"},
+               {"alpha_pattern", pattern_json(options.alpha_pattern).dump()},
+               {"init_lora_weights", init},
+               {"loftq_config", options.loftq_bits == 0
+                                    ? "{}"
+                                    : "{loftq_bits: " + std::to_string(options.loftq_bits) + "}"},
+               {"lora_alpha", number_json(options.lora_alpha).dump()},
+               {"lora_dropout", number_json(options.lora_dropout).dump()},
+               {"lora_rank", std::to_string(options.lora_rank)},
+               {"loraplus_lr_ratio", number_json(options.loraplus_lr_ratio).dump()},
+               {"rank_pattern", pattern_json(options.rank_pattern).dump()},
+               {"use_dora", truth(options.use_dora)},
+               {"use_rslora", truth(options.use_rslora)}});
   return keys;
 }
 

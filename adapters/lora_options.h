@@ -12,8 +12,9 @@
 namespace shardtune::adapters {
 
 /// How A and B start. kPissa and kOlora factor the weight itself, so that the change is relative to
-/// their own start.
-enum class LoraInit { kKaiming, kGaussian, kOrthogonal, kPissa, kOlora };
+/// their own start; kLoftq factors what quantisation took from the weight, and gives it back; kEva
+/// starts A with the directions of the linear's inputs (eva.h).
+enum class LoraInit { kKaiming, kGaussian, kOrthogonal, kPissa, kOlora, kLoftq, kEva };
 
 struct LoraOptions {
   int64_t lora_rank = 8;
@@ -23,6 +24,7 @@ struct LoraOptions {
   bool use_dora = false;
   LoraInit init = LoraInit::kKaiming;
   int64_t pissa_niter = 0;  // subspace iterations; 0: exact
+  int64_t loftq_bits = 0;   // 0: not asked for
   double loraplus_lr_ratio = 1.0;
   Pattern rank_pattern;
   Pattern alpha_pattern;

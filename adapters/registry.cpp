@@ -83,7 +83,59 @@ const Registry<AdapterMethod>& adapter_methods() {
   return kMethods;
 }
 
+namespace {
+
+// Options and initial values of a saved adapter.
+class ContinuedAdapter : public AdapterOptions {
+ public:
+  ContinuedAdapter(std::string folder, std::unique_ptr<AdapterOptions> saved)
+      : folder_(std::move(folder)), saved_(std::move(saved)) {}
+  std::string_view method() const override { return saved_->method(); }
+  std::vector<std::pair<std::string, std::string>> keys() const override {
+    return {{"adapter_name_or_path", io::Json(folder_).dump()}, {"method", std::string(method())}};
+  }
+  std::string start_folder() const override { return folder_; }
+  models::TrainedBase trained_base(const models::ModelConfig& config) const override {
+    return saved_->trained_base(config);
+  }
+  std::unique_ptr<Adapter> attach(models::Model& model) const override {
+    return saved_->attach(model);
+  }
+
+ private:
+  std::string folder_;
+  std::unique_ptr<AdapterOptions> saved_;
+};
+
+std::unique_ptr<AdapterOptions> continued_options(const io::YamlNode& section) {
+  const std::string folder = section.string_or("adapter_name_or_path", "");
+  const std::string method = section.string_or("method", "");
+  std::unique_ptr<AdapterOptions> saved;
+  try {
+    saved = read_adapter_options(folder);
+  } catch (const Error& error) {
+    section.error("adapter_name_or_path", error.what());
+    return nullptr;
+  }
+  if (!method.empty() && method != saved->method())
+    section.error("method", "expected " + std::string(saved->method()) + " (that of " + folder +
+                                "), found " + method + ". Leave it out.");
+  // What else stands here would not be the adapter's own.
+  for (const std::string& key : section.keys()) {
+    if (key != "adapter_name_or_path" && key != "method")
+      section.error(key,
+                    "the options of an adapter that goes on are those of its "
+                    "adapter_config.json. Leave it out.");
+    section.has(key);
+  }
+  return std::make_unique<ContinuedAdapter>(folder, std::move(saved));
+}
+
+}  // namespace
+
 std::unique_ptr<AdapterOptions> adapter_options_from_yaml(const io::YamlNode& section) {
+  if (section.has("adapter_name_or_path"))
+    return continued_options(section);
   const std::string name = section.choice_or("method", "lora", adapter_methods().names());
   if (!adapter_methods().contains(name))
     return nullptr;

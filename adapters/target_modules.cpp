@@ -20,6 +20,22 @@ bool matches_name(const std::string& path, const std::string& name) {
                     known_names_hint(name, candidates));
 }
 
+// Rows of an embedding are fetched one by one, and the head runs in chunks of the vocabulary: no
+// low-rank update goes through either.
+void refuse_table(const std::string& name, const models::Model& model) {
+  std::vector<std::string> tables = {"lm_head.weight"};  // of a tied model, too
+  for (const models::VocabularyTable* table : model.tables())
+    tables.push_back(table->name());
+  for (const std::string& table : tables) {
+    if (matches_name(table.substr(0, table.rfind('.')), name))
+      throw UnsupportedError("adapter.target_modules: '" + name +
+                             "' is a table of the vocabulary or of positions; changes of low rank "
+                             "are there for linears of layers alone, see docs/status.md. "
+                             "modules_to_save: [" +
+                             name + "] trains a full copy of it.");
+  }
+}
+
 // A name or a path of modules has none of these; a dot alone does not make an expression.
 bool is_regular_expression(const std::string& text) {
   return text.find_first_of("*+?()[]{}|^$\\") != std::string::npos;
@@ -189,8 +205,10 @@ std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, mod
   for (const std::string& name : targets.names) {
     if (std::none_of(linears.begin(), linears.end(), [&](const models::BaseLinear* linear) {
           return matches_name(linear->path(), name);
-        }))
+        })) {
+      refuse_table(name, model);
       nothing_matches(name, leaves);
+    }
   }
   std::ranges::copy_if(linears, std::back_inserter(matched), [&](models::BaseLinear* linear) {
     return is_named(targets, linear->path());

@@ -71,7 +71,7 @@ void check_modules(const std::vector<std::string>& modules, const models::Model&
     if (matches)
       continue;
     const ParameterStore& store = model.store();
-    std::vector<std::string> candidates;
+    std::vector<std::string> candidates = {"lm_head"};  // of a tied model, too
     for (int32_t i = 0; i < store.num_parameters(); ++i) {
       // "model.embed_tokens.weight.chunk0" -> "embed_tokens"
       const std::string& name = store.spec(ParameterId{i}).name;

@@ -52,10 +52,9 @@ void compare_weights(const std::vector<adapters::SavedTensor>& saved, const Adap
   }
 }
 
-std::string model_card(const adapters::Adapter& adapter, const Provenance& provenance) {
+std::string model_card(const std::string& method, const Provenance& provenance) {
   // JSON strings are YAML strings too.
   const auto quoted = [](const std::string& text) { return io::Json(text).dump(); };
-  const std::string method(adapter.method());
   return "---\nbase_model: " + quoted(provenance.base_model) +
          "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- " +
          quoted("base_model:adapter:" + provenance.base_model) + "\n- " + method +
@@ -64,9 +63,16 @@ std::string model_card(const adapters::Adapter& adapter, const Provenance& prove
          " steps.\n`shardtune.json` says on which base, by hash, and in which quantization.\n";
 }
 
-void write_folder(const adapters::Adapter& adapter, const AdapterValues& values,
-                  const Provenance& provenance, const OutputFolder& output) {
-  const std::vector<adapters::SavedTensor> saved = adapter.saved_tensors();
+AdapterFiles files_of(const adapters::Adapter& adapter, const Provenance& provenance) {
+  return {adapter.saved_tensors(), adapter.peft_config(provenance.base_model),
+          std::string(adapter.method())};
+}
+
+}  // namespace
+
+void write_adapter_files(const AdapterFiles& files, const AdapterValues& values,
+                         const Provenance& provenance, const OutputFolder& output) {
+  const std::vector<adapters::SavedTensor>& saved = files.tensors;
   check_values(saved, values);
   int64_t num_bytes = 1 << 20;
   for (const adapters::SavedTensor& tensor : saved)
@@ -75,13 +81,10 @@ void write_folder(const adapters::Adapter& adapter, const AdapterValues& values,
   io::require_free_space(folder, num_bytes, "the adapter");
   write_weights(saved, values, folder / kWeightsFile);
   compare_weights(saved, values, folder / kWeightsFile);
-  io::write_file_durably(folder / "adapter_config.json",
-                         adapter.peft_config(provenance.base_model).dump(2) + "\n");
-  io::write_file_durably(folder / "README.md", model_card(adapter, provenance));
+  io::write_file_durably(folder / "adapter_config.json", files.config.dump(2) + "\n");
+  io::write_file_durably(folder / "README.md", model_card(files.method, provenance));
   io::write_file_durably(folder / kProvenanceFile, to_json(provenance).dump(2) + "\n");
 }
-
-}  // namespace
 
 std::vector<float> values_of_saved(const adapters::SavedTensor& tensor,
                                    const AdapterValues& values) {
@@ -120,14 +123,15 @@ AdapterValues values_of(ParameterStore& store) {
 void write_peft_adapter(const adapters::Adapter& adapter, const AdapterValues& values,
                         const fs::path& folder, const Provenance& provenance, Existing existing) {
   OutputFolder output(folder, existing);
-  write_folder(adapter, values, provenance, output);
+  write_adapter_files(files_of(adapter, provenance), values, provenance, output);
   output.commit();
 }
 
 io::Json export_peft(const ExportRequest& request, const OutputFolder& output) {
   if (request.adapter == nullptr)
     throw ConfigError("export --to peft: expected an adapter, found none. Add --adapter FOLDER.");
-  write_folder(*request.adapter, values_of(request.model.store()), request.provenance, output);
+  write_adapter_files(files_of(*request.adapter, request.provenance),
+                      values_of(request.model.store()), request.provenance, output);
   io::Json report = io::Json::object();
   report.set("tensors", static_cast<int64_t>(request.adapter->saved_tensors().size()));
   return report;

@@ -22,6 +22,16 @@ std::vector<float> values_of_saved(const adapters::SavedTensor& tensor,
 /// NaN is refused, and so is an adapter of zeros only: both are signs that nothing was trained.
 void check_values(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values);
 
+/// What the folder holds beside the tensors' values.
+struct AdapterFiles {
+  std::vector<adapters::SavedTensor> tensors;
+  io::Json config;  // adapter_config.json
+  std::string method;
+};
+/// Writes the files into output.partial(), reads them back and compares.
+void write_adapter_files(const AdapterFiles& files, const AdapterValues& values,
+                         const Provenance& provenance, const OutputFolder& output);
+
 /// Writes the folder through a partial one: files are fsynced, read back and compared, then the
 /// folder is renamed. One rank calls it.
 /// Errors  WriteError: not writable, disk full; ConfigError: the folder is in use (kRefuse);

@@ -1,7 +1,9 @@
 // export: merged weights or an adapter folder.
+#include <cmath>
 #include <cstdlib>
 
 #include "core/log.h"
+#include "export/combined_adapter.h"
 #include "export/exporter.h"
 #include "launch/command_line.h"
 #include "launch/output.h"
@@ -18,6 +20,8 @@ struct ExportArguments {
   std::string out;
   exporting::ExportOptions options;
   exporting::Existing existing = exporting::Existing::kRefuse;
+  std::vector<std::string> combined;  // all adapters, where there are several
+  adapters::Combination combination;
 };
 
 /// "50GB", "500MB" or a number of bytes, powers of ten as transformers counts.
@@ -50,6 +54,13 @@ void add_options(CommandLine& line) {
       "trained (default): the base as it was in training, dequantised; original: the model's "
       "own tensors");
   line.value("max-shard-size", "SIZE", "weights above it go into several files (default 50GB)");
+  line.repeated("combine", "A", "a further LoRA adapter; with --to peft all of them become one");
+  line.value(
+      "combination-type", "HOW",
+      "svd (default: the nearest of a given rank), cat (exact, ranks add up) or linear (A and "
+      "B are added)");
+  line.repeated("weight", "W", "of an adapter, in their order (default 1 each)");
+  line.value("svd-rank", "N", "rank of svd (default: the largest of theirs)");
   line.flag("overwrite", "replace an output folder that shardtune wrote");
   line.flag("json", "print the report as one JSON document");
 }
@@ -62,6 +73,38 @@ std::string gguf_type(const CommandLine& line) {
          : dtype == "float32"  ? "F32"
          : dtype == "bfloat16" ? "BF16"
                                : "F16";
+}
+
+double parse_weight(const std::string& text) {
+  char* end = nullptr;
+  const double weight = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !std::isfinite(weight))
+    throw ConfigError("--weight: expected a number, found '" + text + "'. Write for example 0.5.");
+  return weight;
+}
+
+void read_combination(const CommandLine& line, ExportArguments& arguments) {
+  const std::vector<std::string> more = line.all("combine");
+  if (more.empty()) {
+    for (const char* name : {"combination-type", "weight", "svd-rank"}) {
+      if (line.has(name))
+        throw ConfigError(std::string("--") + name + ": belongs to --combine A. Leave it out.");
+    }
+    return;
+  }
+  if (arguments.format != "peft")
+    throw ConfigError("--combine: expected --to peft, found --to " + arguments.format +
+                      ". Combine first, then export what came out.");
+  arguments.combined = {arguments.model.adapter};
+  arguments.combined.insert(arguments.combined.end(), more.begin(), more.end());
+  adapters::Combination& combination = arguments.combination;
+  combination.type = adapters::combination_type(
+      line.choice_or("combination-type", "svd", {"svd", "cat", "linear"}, {"ties", "dare_linear"}));
+  combination.svd_rank = line.integer_or("svd-rank", 0, {1, 65536});
+  for (const std::string& weight : line.all("weight"))
+    combination.weights.push_back(parse_weight(weight));
+  if (combination.weights.empty())
+    combination.weights.assign(arguments.combined.size(), 1.0);
 }
 
 ExportArguments read_arguments(const CommandLine& line) {
@@ -94,6 +137,7 @@ ExportArguments read_arguments(const CommandLine& line) {
                           "float32 as it was trained. Leave it out.");
     }
   }
+  read_combination(line, arguments);
   return arguments;
 }
 
@@ -128,6 +172,14 @@ io::Json run(const ExportArguments& arguments) {
   auto source = models::open_model_source(arguments.model.model);
   const auto tokenizer = tokenizer_of(arguments.model.model);
   exporting::OutputFolder output(arguments.out, arguments.existing);
+  if (!arguments.combined.empty()) {
+    io::Json report =
+        exporting::export_combined(arguments.combined, arguments.combination, arguments.model.model,
+                                   source->content_hash(), output);
+    output.commit();
+    report.set("out", output.target().string());
+    return report;
+  }
   const bool is_float32 = arguments.format == "gguf" ? arguments.options.gguf_type == "F32"
                                                      : arguments.options.dtype == DType::kFloat32;
   const Session session(with_compute_dtype(arguments.model, is_float32), std::move(source));

@@ -57,11 +57,11 @@ void log_errors(const std::vector<models::Int8Error>& errors) {
 
 }  // namespace
 
-data::MicroBatchPlan int8_calibration_samples(const std::vector<data::Sample>& samples) {
+data::MicroBatchPlan calibration_samples(const std::vector<data::Sample>& samples) {
   data::MicroBatchPlan plan;
   for (int64_t i = 0; i < std::ssize(samples); ++i) {
     const auto length = std::ssize(samples[static_cast<size_t>(i)].ids);
-    if (i > 0 && plan.num_tokens + length > kInt8CalibrationTokens)
+    if (i > 0 && plan.num_tokens + length > kCalibrationTokens)
       break;
     plan.samples.push_back(i);
     plan.num_tokens += length;
@@ -77,7 +77,7 @@ void prepare_int8(Job& job, const CheckpointState* saved) {
         "compute_dtype int8: this CPU has no AVX512-VNNI; the same bits come from 16-bit products, "
         "about as fast as 'compute_dtype: float32'");
   const TokenBatch batch =
-      data::collate(job.train_set.samples, int8_calibration_samples(job.train_set.samples));
+      data::collate(job.train_set.samples, calibration_samples(job.train_set.samples));
   const auto migration =
       saved == nullptr ? std::vector<models::Int8Migration>() : migration_of(saved->hook_state);
   if (saved != nullptr && migration.empty())

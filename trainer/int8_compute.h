@@ -10,11 +10,11 @@
 
 namespace shardtune::trainer {
 
-inline constexpr int64_t kInt8CalibrationTokens = 1024;
+inline constexpr int64_t kCalibrationTokens = 1024;
 
-/// The first samples in order of the files, together up to kInt8CalibrationTokens, at least one:
+/// The first samples in order of the files, together up to kCalibrationTokens, at least one:
 /// the same on every rank and whatever seed orders them.
-data::MicroBatchPlan int8_calibration_samples(const std::vector<data::Sample>& samples);
+data::MicroBatchPlan calibration_samples(const std::vector<data::Sample>& samples);
 
 /// After load(): sets the scales, by the first samples or as the checkpoint has them, and logs the
 /// error of each linear. Nothing unless the configuration asks for int8. Collective.

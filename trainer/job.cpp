@@ -4,9 +4,12 @@
 
 #include "core/log.h"
 #include "data/audit.h"
+#include "export/provenance.h"
 #include "io/file.h"
 #include "models/int8_linears.h"
+#include "trainer/int8_compute.h"
 #include "trainer/offload.h"
+#include "trainer/step.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -164,7 +167,30 @@ void agree_on_base(Job& job) {
                               ". Copy one model to all hosts.");
     }
   }
+  const std::string folder = job.config.adapter.options->start_folder();
+  if (folder.empty())
+    return;
+  if (const auto trained = exporting::read_provenance(folder))
+    exporting::check_base(*trained, folder, job.config.model.model_name_or_path, job.base_sha256);
 }
+
+namespace {
+
+void see_sample(Job& job, const TokenBatch& sample, models::Hooks& hooks) {
+  models::ForwardOptions options;
+  options.context.batch = &sample;
+  options.hooks = {&hooks};
+  run_walk(job, [&] {
+    job.store->begin_walk(job.model->forward_units());
+    {
+      autograd::Tape tape(*job.store, autograd::Recording::kOff);
+      job.model->forward(tape, options);
+    }
+    job.store->end_walk();
+  });
+}
+
+}  // namespace
 
 void load(Job& job) {
   const RunConfig& config = job.config;
@@ -184,9 +210,17 @@ void load(Job& job) {
   job.adapter = config.adapter.options->attach(*job.model);
   job.store->seal();
   log_base_file(job);
-  adapters::InitContext start(config.training.seed);
-  start.source = job.source.get();
-  job.adapter->initialize(start);
+  if (const std::string folder = config.adapter.options->start_folder(); !folder.empty()) {
+    adapters::read_adapter_values(folder, *job.adapter, *job.model);
+  } else {
+    adapters::InitContext start(config.training.seed);
+    start.source = job.source.get();
+    const TokenBatch sample =
+        data::collate(job.train_set.samples, calibration_samples(job.train_set.samples));
+    start.num_tokens = sample.num_tokens();
+    start.forward = [&](models::Hooks& hooks) { see_sample(job, sample, hooks); };
+    job.adapter->initialize(start);
+  }
   make_optimizer_states(job);
   job.states->scale_learning_rates(
       [&job](ParameterId id) { return job.adapter->learning_rate_scale(id); });

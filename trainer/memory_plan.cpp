@@ -180,7 +180,7 @@ class Walk {
   void prepare_int8(const PlannedData& data) {
     if (!job_.config.model.computes_in_int8())
       return;
-    const TokenBatch batch = data::collate(*data.samples, int8_calibration_samples(*data.samples));
+    const TokenBatch batch = data::collate(*data.samples, calibration_samples(*data.samples));
     models::prepare_int8(*model_, batch, {}, "");
   }
 

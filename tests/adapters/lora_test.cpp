@@ -98,6 +98,10 @@ TEST(Lora, DropoutKeepsTheMeanAndFollowsTheStep) {
 TEST(Lora, WhatCannotBeDoneIsNamed) {
   EXPECT_NE(attach_error(R"({"r":4,"target_modules":["q_prj"]})").find("did you mean 'q_proj'"),
             std::string::npos);
+  for (const char* table : {"embed_tokens", "lm_head"})
+    EXPECT_NE(attach_error(R"({"r":4,"target_modules":["q_proj",")" + std::string(table) + "\"]}")
+                  .find("modules_to_save"),
+              std::string::npos);
   EXPECT_NE(attach_error(R"({"r":0,"target_modules":["q_proj"]})").find("r: expected"),
             std::string::npos);
   EXPECT_NE(
@@ -145,10 +149,25 @@ struct Started {
   Started(const std::string& yaml, const std::string& format) : small("tied_gqa", load(format)) {
     io::ConfigErrors errors;
     const io::YamlNode section = io::YamlNode::parse(yaml, "run.yaml", errors);
-    adapter = adapter_options_from_yaml(section)->attach(*small.model);
+    const auto options = adapter_options_from_yaml(section);
     errors.throw_if_any();
+    adapter = options->attach(*small.model);
     small.store.seal();
-    adapter->initialize(42);
+    InitContext start(42);
+    start.source = small.source.get();
+    start.num_tokens = 20;
+    start.forward = [this](models::Hooks& hooks) { run(hooks); };
+    adapter->initialize(start);
+  }
+  void run(models::Hooks& hooks) const {
+    std::vector<int32_t> ids;
+    for (int32_t i = 0; i < 20; ++i)
+      ids.push_back(i * 37 % 96);
+    const TokenBatch batch = make_batch({ids});
+    models::ForwardOptions options = small.forward_options(batch);
+    options.hooks = {&hooks};
+    autograd::Tape tape(small.model->store(), autograd::Recording::kOff);
+    small.model->forward(tape, options);
   }
   static models::LoadOptions load(const std::string& format) {
     models::LoadOptions options;
@@ -166,7 +185,7 @@ struct Started {
 
 TEST(Lora, EveryStartIsTheBaseModelInEveryFormat) {
   for (const char* init :
-       {"kaiming", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora"}) {
+       {"kaiming", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora", "eva"}) {
     for (const char* format : {"none", "nf4"}) {
       for (const char* dora : {"false", "true"}) {
         if (format != std::string("nf4") && dora != std::string("false"))
@@ -221,6 +240,121 @@ TEST(Lora, PissaStartsWithTheLargestSingularValuesAndIsSavedAsPlainLora) {
   const io::Json config = started.adapter->peft_config("base");
   EXPECT_EQ(config.find("r")->as_integer(), 8);
   EXPECT_EQ(config.find("lora_alpha")->as_integer(), 16);
+}
+
+// s B A makes up for what NF4 took from W: all of it at full rank, of a lower one its best part.
+TEST(Lora, LoftqGivesBackWhatQuantisationTook) {
+  struct Parts {
+    double taken = 0.0, given = 0.0, rest = 0.0;  // sums of squares
+  };
+  const auto parts_at = [](const char* rank) {
+    Started started(std::string("{lora_rank: ") + rank +
+                        ", lora_alpha: 8, target_modules: [q_proj], init_lora_weights: loftq, "
+                        "loftq_config: {loftq_bits: 4, loftq_iter: 1}}",
+                    "nf4");
+    const models::BaseLinear& q = *started.small.model->linears().front();
+    const auto lease = started.small.store.acquire(q.unit(), Pass::kForward);
+    Tensor base(Shape{32, 32}, DType::kFloat32), merged(Shape{32, 32}, DType::kFloat32);
+    Tensor weight(Shape{32, 32}, DType::kFloat32);
+    q.dequantize_rows(0, 32, base);
+    q.dequantize_rows(0, 32, merged);
+    started.adapter->merge_rows(q, 0, 32, merged);
+    started.small.source->read_rows(q.weight().name(), 0, 32, weight.data<float>());
+    Parts parts;
+    const auto add = [](double& sum, double difference) { sum += difference * difference; };
+    for (int64_t i = 0; i < weight.numel(); ++i) {
+      const double w = weight.data<float>()[i], b = base.data<float>()[i];
+      add(parts.taken, w - b);
+      add(parts.given, merged.data<float>()[i] - b);
+      add(parts.rest, w - merged.data<float>()[i]);
+    }
+    return parts;
+  };
+  const Parts whole = parts_at("32");
+  EXPECT_GT(whole.taken, 0.0);
+  EXPECT_LT(whole.rest, 1e-8 * whole.taken);
+  const Parts some = parts_at("4");
+  // The rest of a truncated SVD is orthogonal to it, and smaller than a random part's would be.
+  EXPECT_NEAR(some.given + some.rest, some.taken, 1e-4 * some.taken);
+  EXPECT_GT(some.given, some.taken * 4.0 / 32.0 * 1.5);
+}
+
+// The rows of A are orthonormal eigenvectors of the inputs' second moments, the largest first.
+TEST(Lora, EvaStartsWithTheDirectionsOfTheInputs) {
+  struct Inputs : models::Hooks {
+    bool wraps(const models::BaseLinear& linear) const override { return linear.index() == 0; }
+    autograd::Variable on_linear(autograd::Tape&, const models::BaseLinear&,
+                                 const autograd::Variable& x, const models::PassContext&,
+                                 const Next& next) override {
+      const auto at = [&](int64_t t, int64_t i) {
+        return x.value().data<const float>()[t * 32 + i];
+      };
+      std::vector<double> mean(32, 0.0);
+      for (int64_t t = 0; t < 20; ++t) {
+        for (int64_t i = 0; i < 32; ++i)
+          mean[static_cast<size_t>(i)] += at(t, i) / 20.0;
+      }
+      for (int64_t e = 0; e < 32 * 32; ++e) {
+        double sum = 0.0;
+        for (int64_t t = 0; t < 20; ++t)
+          sum += (at(t, e / 32) - mean[static_cast<size_t>(e / 32)]) *
+                 (at(t, e % 32) - mean[static_cast<size_t>(e % 32)]);
+        moments.data<float>()[e] = static_cast<float>(sum);
+      }
+      return next(x);
+    }
+    Tensor moments{Shape{32, 32}, DType::kFloat32};
+  } inputs;
+  Started started("{lora_rank: 3, target_modules: [q_proj], init_lora_weights: eva}", "none");
+  started.run(inputs);
+  const auto lease =
+      started.small.store.acquire(started.small.model->linears()[0]->unit(), Pass::kForward);
+  const TensorView a = started.small.store.value(started.adapter->tensors()[0].id);
+  const auto product = [&](int64_t k, int64_t l, bool with_moments) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < 32; ++i) {
+      for (int64_t j = 0; j < 32; ++j) {
+        const double m = with_moments ? inputs.moments.data<float>()[i * 32 + j] : i == j;
+        sum += a.data<float>()[k * 32 + i] * m * a.data<float>()[l * 32 + j];
+      }
+    }
+    return sum;
+  };
+  const double first = product(0, 0, true);
+  double trace = 0.0;
+  for (int64_t i = 0; i < 32; ++i)
+    trace += inputs.moments.data<float>()[i * 33];
+  EXPECT_GT(first, trace / 32.0);
+  for (int64_t k = 0; k < 3; ++k) {
+    for (int64_t l = 0; l < 3; ++l) {
+      EXPECT_NEAR(product(k, l, false), k == l ? 1.0 : 0.0, 1e-5);
+      if (k != l) {
+        EXPECT_NEAR(product(k, l, true), 0.0, 1e-4 * first);
+      }
+    }
+    EXPECT_GE(k == 0 ? first : product(k - 1, k - 1, true), product(k, k, true));
+  }
+}
+
+std::string yaml_error(const std::string& yaml, const std::string& format) {
+  try {
+    Started started(yaml, format);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Lora, LoftqIsRefusedWhereItHasNothingToGiveBack) {
+  const auto expect = [](const std::string& message, const std::string& part) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  expect(yaml_error("{init_lora_weights: loftq}", "none"), "kept as it is");
+  expect(yaml_error("{init_lora_weights: loftq, loftq_config: {loftq_bits: 8}}", "nf4"),
+         "expected 4");
+  expect(yaml_error("{init_lora_weights: loftq, loftq_config: {loftq_iter: 5}}", "nf4"),
+         "loftq_iter: 1");
+  expect(yaml_error("{loftq_config: {loftq_bits: 4}}", "nf4"), "belongs to");
 }
 
 TEST(Lora, ARankAboveTheNarrowSideIsRefused) {

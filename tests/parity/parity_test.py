@@ -309,6 +309,20 @@ class TinyModel(ParityCase):
                 self.scratch = pathlib.Path(scratch)
                 self.check(adapter)
 
+    def test_trained_parts_of_the_base(self):
+        for adapter in (
+            {"method": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"],
+             "modules_to_save": ["embed_tokens", "lm_head", "norm"]},
+            {"method": "lora", "lora_rank": 4, "target_modules": ["q_proj"],
+             "modules_to_save": ["layers.1.mlp"]},
+            {"method": "freeze", "freeze_trainable_layers": 1,
+             "freeze_extra_modules": ["model.norm"]},
+            {"method": "full"},
+        ):
+            with self.subTest(**adapter), tempfile.TemporaryDirectory() as scratch:
+                self.scratch = pathlib.Path(scratch)
+                self.check(adapter)
+
     def test_lora_all_linear(self):
         self.check({"lora_rank": 8, "lora_alpha": 16, "target_modules": "all-linear"})
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -15,6 +16,7 @@ namespace shardtune::trainer {
 namespace {
 
 using testing::SmallRun;
+namespace fs = std::filesystem;
 using Overrides = std::vector<std::string>;
 
 std::vector<std::string> configurations() {
@@ -102,6 +104,107 @@ INSTANTIATE_TEST_SUITE_P(Configs, AdapterMethods, ::testing::ValuesIn(configurat
                          [](const auto& info) {
                            return std::filesystem::path(info.param).stem().string();
                          });
+
+std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// A learning rate too small to move anything shows the values that a run starts from.
+TEST(AdapterNameOrPath, GoesOnFromASavedAdapter) {
+  const SmallRun small;
+  for (const std::string adapter : {"{lora_rank: 4, target_modules: [q_proj], use_dora: true, "
+                                    "modules_to_save: [lm_head, norm]}",
+                                    "{method: vera, r: 8}"}) {
+    small.run(small.config("first", {"adapter=" + adapter}));
+    const std::vector<std::string> onward = {
+        "adapter={adapter_name_or_path: \"" + small.path("first/adapter").string() + "\"}",
+        "training.learning_rate=1e-30", "training.max_steps=2",
+        "parallel.zero_optimization.stage=3"};
+    small.run(small.config("second", onward), 2);
+    EXPECT_TRUE(small.adapter_bytes("second") == small.adapter_bytes("first")) << adapter;
+    small.run(small.config("third", {onward[0], "training.max_steps=2"}));
+    EXPECT_FALSE(small.adapter_bytes("third") == small.adapter_bytes("first")) << adapter;
+    fs::remove_all(small.path("first"));
+    fs::remove_all(small.path("second"));
+    fs::remove_all(small.path("third"));
+  }
+}
+
+TEST(AdapterNameOrPath, WhatDoesNotBelongTogetherIsRefused) {
+  const SmallRun small;
+  small.run(small.config("first", {"training.max_steps=1"}));
+  const std::string path = "adapter_name_or_path: \"" + small.path("first/adapter").string() + "\"";
+  const auto message = [&](const std::string& adapter) {
+    return error_of([&] { small.config("other", {"adapter=" + adapter}); });
+  };
+  EXPECT_NE(message("{" + path + ", lora_rank: 8}").find("adapter_config.json"), std::string::npos);
+  EXPECT_NE(message("{" + path + ", method: ia3}").find("expected lora"), std::string::npos);
+  EXPECT_NE(message("{adapter_name_or_path: nowhere}").find("nowhere"), std::string::npos);
+  testing::TinyShape other;
+  other.intermediate = 64;
+  const SmallRun elsewhere(other);
+  EXPECT_NE(error_of([&] {
+              elsewhere.run(elsewhere.config("second", {"adapter={" + path + "}"}));
+            }).find("the base model it was trained on"),
+            std::string::npos);
+}
+
+TEST(TrainedBase, AQuantisedWeightIsRefusedBeforeLoading) {
+  const SmallRun small;
+  for (const std::string adapter :
+       {"{method: full}", "{method: freeze, freeze_trainable_layers: 1}",
+        "{target_modules: [q_proj], modules_to_save: [v_proj]}"}) {
+    const std::string message =
+        error_of([&] { small.run(small.config("run", {"adapter=" + adapter})); });
+    EXPECT_NE(message.find("quantization.method nf4"), std::string::npos) << message;
+  }
+  const auto refusal = [&](const std::string& adapter, const std::string& dtype) {
+    return error_of([&] {
+      small.run(small.config("run", {"adapter=" + adapter, "quantization={method: none}",
+                                     "model.compute_dtype=" + dtype}));
+    });
+  };
+  EXPECT_NE(refusal("{method: full}", "int8").find("products in int8"), std::string::npos);
+  EXPECT_NE(refusal("{method: bitfit}", "float32").find("no tensor that it trains"),
+            std::string::npos);
+  EXPECT_NE(refusal("{method: freeze, freeze_trainable_layers: 99}", "float32").find("at most"),
+            std::string::npos);
+  EXPECT_NE(refusal("{modules_to_save: [lm_hed]}", "float32").find("did you mean 'lm_head'"),
+            std::string::npos);
+  EXPECT_NE(refusal("{modules_to_save: [v_proj]}", "float32").find("among target_modules"),
+            std::string::npos);
+}
+
+// Beside a quantised base, wherever its bytes lie; tied, and each table with a tensor of its own.
+TEST(TrainedBase, HasTheSameBitsWithEveryOffload) {
+  const SmallRun small;
+  const std::string nvme = "{device: nvme, nvme_path: \"" + small.path("model").string() + "\"}";
+  const std::string both = ", offload_param: " + nvme + ", offload_optimizer: " + nvme + "}";
+  for (const std::string tie : {"true", "false"}) {
+    const std::vector<std::string> common = {
+        "adapter={lora_rank: 4, target_modules: [q_proj], ensure_weight_tying: " + tie +
+            ", modules_to_save: [embed_tokens, norm]}",
+        "training.max_steps=2", "training.micro_batch_size=1", "training.global_batch_size=3"};
+    const auto run = [&](const std::string& output, int ranks, const std::string& more) {
+      auto overrides = common;
+      overrides.push_back(more);
+      small.run(small.config(output + tie, overrides), ranks);
+      EXPECT_EQ(small.losses(output + tie), small.losses("whole" + tie)) << output;
+      EXPECT_TRUE(small.adapter_bytes(output + tie) == small.adapter_bytes("whole" + tie))
+          << output;
+    };
+    run("whole", 1, "parallel.zero_optimization={stage: 0}");
+    run("nvme2", 2, "parallel.zero_optimization={stage: 2" + both);
+    run("nvme3", 2, "parallel.zero_optimization={stage: 3" + both);
+    run("recompute", 3, "training.gradient_checkpointing=true");
+  }
+  EXPECT_FALSE(small.losses("wholetrue") == small.losses("wholefalse"));
+}
 
 TEST(AdapterConfigs, CoverEveryRegisteredMethod) {
   std::set<std::string> methods;

@@ -123,10 +123,10 @@ TEST(Int8Calibration, TakesTheFirstSamplesInOrderAndAtLeastOne) {
     return made;
   };
   const data::MicroBatchPlan some =
-      int8_calibration_samples({sample(600), sample(400), sample(25), sample(1)});
+      calibration_samples({sample(600), sample(400), sample(25), sample(1)});
   EXPECT_EQ(some.samples, (std::vector<int64_t>{0, 1}));
   EXPECT_EQ(some.num_tokens, 1000);
-  EXPECT_EQ(int8_calibration_samples({sample(3000), sample(1)}).samples, (std::vector<int64_t>{0}));
+  EXPECT_EQ(calibration_samples({sample(3000), sample(1)}).samples, (std::vector<int64_t>{0}));
 }
 
 }  // namespace

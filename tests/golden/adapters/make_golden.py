@@ -159,6 +159,42 @@ def write_case(folder, index, name, case):
     safetensors.torch.save_file(tensors, folder / "expected.safetensors")
 
 
+def write_combined(root):
+    """Two LoRA adapters (first, second) on tied_gqa, and what add_weighted_adapter makes of them."""
+    options = {"first": dict(target_modules=["q_proj", "v_proj"], r=2, lora_alpha=4),
+               "second": dict(target_modules=["q_proj", "down_proj"], r=2, lora_alpha=6)}
+    model = None
+    for index, (name, settings) in enumerate(options.items()):
+        config = peft.LoraConfig(task_type="CAUSAL_LM", **settings)
+        if model is None:
+            model = peft.get_peft_model(load_base("dora"), config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        generator = torch.Generator().manual_seed(500 + index)
+        with torch.no_grad():
+            for key, parameter in sorted(model.named_parameters()):
+                if f".{name}." in key:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    for name in options:
+        model.peft_config[name].base_model_name_or_path = "tied_gqa"
+        model.save_pretrained(root, selected_adapters=[name])
+        path = root / name / "adapter_config.json"
+        saved = json.loads(path.read_text())
+        saved["target_modules"] = sorted(saved["target_modules"])
+        path.write_text(json.dumps(saved, indent=2) + "\n")
+        (root / name / "README.md").unlink(missing_ok=True)
+    (root / "README.md").unlink(missing_ok=True)
+    tensors = {}
+    for kind in ("linear", "cat", "svd"):
+        model.add_weighted_adapter(list(options), [0.7, -0.4], kind, combination_type=kind,
+                                   svd_rank=3 if kind == "svd" else None)
+        model.set_adapter(kind)
+        _, computed = llama.forward(model.eval())
+        for index in range(len(llama.SEQUENCE_LENGTHS)):
+            tensors[f"{kind}.logits_{index}"] = computed[f"logits_{index}"].detach()
+    safetensors.torch.save_file(tensors, root / "combined.safetensors")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
@@ -178,6 +214,8 @@ def main():
                 {**CASES, **GPT2_CASES, **LINEAR_CASES, **trained}.items()):
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
+        if not arguments.names or "combined" in arguments.names:
+            write_combined(root / "combined")
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             target = HERE / path.relative_to(root)
             if target.exists() and filecmp.cmp(path, target, shallow=False):
