@@ -8,10 +8,22 @@
 #include <vector>
 
 #include "core/registry.h"
+#include "io/json.h"
 
 namespace shardtune::data {
 
 class Tokenizer;
+
+/// A call that an assistant makes: OpenAI's {"id", "function": {"name", "arguments"}}.
+struct ToolCall {
+  std::string name;
+  io::Json arguments;  // an object
+  std::string id;      // "" where the data gives none
+};
+
+/// The calls of a message's "tool_calls". Arguments may be an object or its JSON text.
+/// DataError "where[i]....: expected ..., found ..."
+std::vector<ToolCall> tool_calls_from_json(const io::Json& list, const std::string& where);
 
 struct Message {
   std::string role;  // "system", "user", "assistant", "tool"
@@ -19,6 +31,8 @@ struct Message {
   /// Where in `content` the input of an alpaca record begins (npos: no input): the alpaca template
   /// alone writes it apart from the instruction.
   std::size_t input_begin = std::string::npos;
+  std::vector<ToolCall> tool_calls{};  // of the assistant; content may then be empty
+  std::string tool_call_id{};          // of the tool: the call that this is the result of
 };
 
 /// A piece of rendered text. Template pieces hold special tokens; content pieces are the user's

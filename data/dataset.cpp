@@ -187,13 +187,8 @@ void require_end_token(const Record& record, const Sample& sample, const Tokeniz
                   "tokenizer has none for it. Choose the chat template of this model.");
 }
 
-int64_t trained_tokens(const Sample& sample) {
-  return std::count(sample.trained.begin(), sample.trained.end(), 1);
-}
-
 /// Samples of one record under max_length: cut at the end, or a document cut into pieces.
-std::vector<Sample> fit(const Record& record, Sample whole, const DatasetOptions& options,
-                        DatasetStats& stats) {
+std::vector<Sample> fit(const Record& record, Sample whole, const DatasetOptions& options) {
   const auto limit = static_cast<std::size_t>(options.max_length);
   std::vector<Sample> samples;
   if (whole.ids.size() <= limit) {
@@ -211,10 +206,9 @@ std::vector<Sample> fit(const Record& record, Sample whole, const DatasetOptions
       samples.push_back(std::move(piece));
     }
   } else {
-    ++stats.num_truncated;
-    const bool end_trained = std::find(whole.trained.begin() + static_cast<long>(limit),
-                                       whole.trained.end(), 1) != whole.trained.end();
-    stats.num_truncated_answers += end_trained ? 1 : 0;
+    const auto rest = whole.trained.begin() + static_cast<long>(limit);
+    whole.cut = std::find(rest, whole.trained.end(), 1) != whole.trained.end() ? Cut::kAnswer
+                                                                               : Cut::kUntrained;
     whole.ids.resize(limit);
     whole.trained.resize(limit);
     samples.push_back(std::move(whole));
@@ -223,12 +217,25 @@ std::vector<Sample> fit(const Record& record, Sample whole, const DatasetOptions
 }
 
 void require_trained(const Record& record, const Sample& sample, const DatasetOptions& options) {
-  if (trained_tokens(sample) > 0)
+  if (std::find(sample.trained.begin(), sample.trained.end(), 1) != sample.trained.end())
     return;
   throw DataError(place(record) + ": " + answer_key(record) +
                   ": expected a trained token within data.max_length " +
                   std::to_string(options.max_length) +
                   ", found none. Raise data.max_length or remove the record.");
+}
+
+/// What the template makes of the answer `index`, without its end token.
+std::string answer_text(const Record& record, const ChatTemplate& chat, int64_t index) {
+  std::string text;
+  std::string end;
+  for (const RenderedPiece& piece : render_record(record, chat)) {
+    if (!piece.is_assistant || piece.message_index != index)
+      continue;
+    text += end;
+    end = piece.text;
+  }
+  return text;
 }
 
 }  // namespace
@@ -275,21 +282,23 @@ Dataset load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer,
       whole[at] = tokenize_record(dataset.records[at], tokenizer, chat, options.train_on);
     }
   });
+  RecordErrors errors;
   for (std::size_t i = 0; i < whole.size(); ++i) {
     const Record& record = dataset.records[i];
-    require_end_token(record, whole[i], tokenizer);
-    for (Sample& sample : fit(record, std::move(whole[i]), options, dataset.stats)) {
-      require_trained(record, sample, options);
-      sample.id = dataset.samples.size();
-      sample.record = static_cast<int64_t>(i);
-      const auto length = static_cast<int64_t>(sample.ids.size());
-      dataset.stats.num_tokens += length;
-      dataset.stats.num_trained_tokens += trained_tokens(sample);
-      dataset.stats.max_sample_tokens = std::max(dataset.stats.max_sample_tokens, length);
-      dataset.samples.push_back(std::move(sample));
+    try {
+      require_end_token(record, whole[i], tokenizer);
+      for (Sample& sample : fit(record, std::move(whole[i]), options)) {
+        require_trained(record, sample, options);
+        sample.id = dataset.samples.size();
+        sample.record = static_cast<int64_t>(i);
+        dataset.samples.push_back(std::move(sample));
+      }
+    } catch (const DataError& error) {
+      errors.add(error);
     }
   }
-  dataset.stats.num_samples = static_cast<int64_t>(dataset.samples.size());
+  errors.throw_if_any();
+  dataset.stats = stats_of(dataset.samples);
   return dataset;
 }
 
@@ -317,6 +326,8 @@ PromptAndAnswer prompt_of_record(const Record& record, const Tokenizer& tokenize
                     "of them. Add the other.");
   PromptAndAnswer result;
   result.answer = last->content;
+  if (chat != nullptr && !last->tool_calls.empty())
+    result.answer = answer_text(record, *chat, record.messages.rend() - last - 1);
   if (chat != nullptr) {
     const std::vector<Message> before(record.messages.begin(), last.base() - 1);
     result.prompt_ids = encode_chat(before, tokenizer, *chat, GenerationPrompt::kAppend);

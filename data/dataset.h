@@ -29,10 +29,14 @@ struct Record {
   bool cut_into_samples = false;  // a whole document: cut every max_length tokens, not truncated
 };
 
+/// What max_length took from a sample: kAnswer when trained tokens are gone.
+enum class Cut : uint8_t { kNone, kUntrained, kAnswer };
+
 /// One tokenised sample. trained[i] says that token i is a target (trained[0] is always false).
 struct Sample {
   std::vector<int32_t> ids;
   std::vector<uint8_t> trained;
+  Cut cut = Cut::kNone;
   uint64_t id = 0;     // stable: index of the sample over all files, in order
   int64_t record = 0;  // index into the records (for messages)
 };
@@ -58,6 +62,8 @@ struct DatasetStats {
   int64_t max_sample_tokens = 0;
 };
 
+DatasetStats stats_of(const std::vector<Sample>& samples);
+
 struct Dataset {
   std::vector<Sample> samples;
   std::vector<Record> records;
@@ -76,9 +82,15 @@ std::vector<Record> read_records(const DatasetFile& file);
 Sample tokenize_record(const Record& record, const Tokenizer& tokenizer, const ChatTemplate* chat,
                        TrainOn train_on);
 
+/// Takes an evaluation set out of a dataset: a share (below 1) or a count of its samples, at least
+/// one, chosen by counter-based random numbers of (seed, sample id): the same on every rank and
+/// resume. Samples keep their ids and order. ConfigError: nothing would be left to train on.
+Dataset split_off(Dataset& dataset, double share_or_count, uint64_t seed);
+
 /// Reads and tokenises all files, in parallel over records, in record order. Samples longer than
-/// max_length are cut at the end and counted. DataError: no samples; a sample without a trained
-/// token (naming file, line and key); an answer whose end token would never be trained.
+/// max_length are cut at the end and counted. DataError: no samples; samples without a trained
+/// token (naming file, line and key) or with an answer whose end token would never be trained, the
+/// first ten of them together.
 Dataset load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer,
                      const ChatTemplate* chat);
 

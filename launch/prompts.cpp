@@ -49,7 +49,15 @@ std::vector<data::Message> messages_from_json(const io::Json& json, const std::s
   std::vector<data::Message> messages;
   for (const io::Json& entry : list->as_array()) {
     const std::string place = where + ": messages[" + std::to_string(messages.size()) + "]";
-    messages.push_back({text_member(entry, "role", place), text_member(entry, "content", place)});
+    data::Message message{text_member(entry, "role", place), ""};
+    if (const io::Json* calls = entry.find("tool_calls"); calls != nullptr && !calls->is_null())
+      message.tool_calls = data::tool_calls_from_json(*calls, place + ".tool_calls");
+    if (const io::Json* id = entry.find("tool_call_id"); id != nullptr && id->is_string())
+      message.tool_call_id = id->as_string();
+    const io::Json* content = entry.find("content");
+    if (message.tool_calls.empty() || (content != nullptr && !content->is_null()))
+      message.content = text_member(entry, "content", place);
+    messages.push_back(std::move(message));
   }
   return messages;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdio>
 
 #include "io/file.h"
@@ -126,6 +127,23 @@ data::DatasetFile read_dataset_file(const YamlNode& element, Findings& findings)
   return file;
 }
 
+std::string number_text(double value) {
+  char buffer[32];
+  std::snprintf(buffer, sizeof buffer, "%.9g", value);
+  return buffer;
+}
+
+void read_eval_split(const YamlNode& section, DataSection& data) {
+  data.eval_split = section.number_or("eval_split", 0.0, {0.0, 1e15});
+  if (data.eval_split >= 1.0 && data.eval_split != std::floor(data.eval_split))
+    section.error("eval_split", "expected a share below 1 or a whole number of samples, found " +
+                                    number_text(data.eval_split) +
+                                    ". Write for example 'eval_split: 0.05' or 'eval_split: 200'.");
+  if (data.eval_split > 0.0 && !data.eval.empty())
+    section.error("eval_split",
+                  "expected either data.eval or data.eval_split, found both. Remove one of them.");
+}
+
 void read_data(const YamlNode& root, DataSection& data, Findings& findings) {
   const YamlNode section = open_section(root, "data");
   for (const YamlNode& element : section.elements("train"))
@@ -137,8 +155,7 @@ void read_data(const YamlNode& root, DataSection& data, Findings& findings) {
   }
   for (const YamlNode& element : section.elements("eval"))
     data.eval.push_back(read_dataset_file(element, findings));
-  if (section.number_or("eval_split", 0.0, {0.0, 1.0, false, true}) != 0.0)
-    findings.unsupported(section, "eval_split", "splitting off an evaluation set");
+  read_eval_split(section, data);
   std::vector<std::string> templates = data::chat_templates().names();
   templates.insert(templates.begin(), {"auto", "none"});
   data.chat_template = section.choice_or("chat_template", "auto", templates);
@@ -303,18 +320,12 @@ void read_run_folder(const YamlNode& root, RunConfig& config, Findings& findings
 
   const YamlNode eval = open_section(root, "eval");
   config.eval.eval_steps = eval.integer_or("eval_steps", 0, kFromZero);
-  if (config.eval.eval_steps > 0 && config.data.eval.empty()) {
+  if (config.eval.eval_steps > 0 && config.data.eval.empty() && config.data.eval_split == 0.0) {
     eval.error("eval_steps",
                "expected data.eval to name a file, found none. Add for example "
-               "'eval: [{path: eval.jsonl}]' to data.");
+               "'eval: [{path: eval.jsonl}]' or 'eval_split: 0.05' to data.");
   }
   eval.finish();
-}
-
-std::string number_text(double value) {
-  char buffer[32];
-  std::snprintf(buffer, sizeof buffer, "%.9g", value);
-  return buffer;
 }
 
 std::vector<std::pair<std::string, std::string>> sgd_keys(const YamlNode& section) {

@@ -33,7 +33,8 @@ struct ModelSection {
 
 struct DataSection {
   std::vector<data::DatasetFile> train;
-  std::vector<data::DatasetFile> eval;  // empty: no evaluation
+  std::vector<data::DatasetFile> eval;  // empty: no evaluation, unless eval_split gives one
+  double eval_split = 0.0;              // share (below 1) or count of train's samples; 0 = off
   std::string chat_template = "auto";
   int64_t max_length = 1024;
   bool packing = true;

@@ -87,6 +87,8 @@ std::vector<Entry> all_entries(const RunConfig& config) {
   entries.emplace_back("data.train", text_of(config.data.train));
   if (!config.data.eval.empty())
     entries.emplace_back("data.eval", text_of(config.data.eval));
+  if (config.data.eval_split > 0.0)
+    entries.emplace_back("data.eval_split", text_of(config.data.eval_split));
   entries.emplace_back("data.chat_template", config.data.chat_template);
   entries.emplace_back("data.max_length", text_of(config.data.max_length));
   entries.emplace_back("data.packing", text_of(config.data.packing));

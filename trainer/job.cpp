@@ -113,6 +113,8 @@ void read_data(Job& job) {
   job.tokenizer = data::load_tokenizer(config.model.model_name_or_path);
   job.chat = choose_template(job);
   job.train_set = load_files(job, config.data.train);
+  if (config.data.eval_split > 0.0)
+    job.eval_set = data::split_off(job.train_set, config.data.eval_split, config.training.seed);
   warn_truncated(job.train_set, "train", config.data.max_length);
   if (!config.data.eval.empty()) {
     job.eval_set = load_files(job, config.data.eval);

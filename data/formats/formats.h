@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
 #include "data/dataset.h"
 #include "io/json.h"
 
@@ -42,6 +43,9 @@ class Row {
   };
   std::vector<Message> messages(std::string_view word) const { return messages(word, {}); }
   std::vector<Message> messages(std::string_view word, const MessageNames& names) const;
+  /// Puts the record's "system" and the tools that it lists into the system message; `list` is the
+  /// key of the messages. DataError: "system" beside a message of the system.
+  void add_system(std::string_view list, std::vector<Message>& messages) const;
   /// DataError where no message is the assistant's.
   void require_answer(std::string_view word, const std::vector<Message>& messages) const;
 
@@ -56,9 +60,21 @@ class Row {
   const io::Json& object_;
 };
 
+inline constexpr int kMaxShownErrors = 10;
+
+/// What is wrong with records: all of it is told at once, up to a limit.
+class RecordErrors {
+ public:
+  void add(const DataError& error);
+  void throw_if_any() const;
+
+ private:
+  int64_t count_ = 0;
+  std::string text_;
+};
+
 /// Calls `use` for every object of the file, in order. `limit` stops after that many (0 = all).
 /// DataError: what is wrong with the records, the first kMaxShownErrors of them together.
-inline constexpr int kMaxShownErrors = 10;
 void for_each_row(const DatasetFile& file, const std::string& text, int64_t limit,
                   const std::function<void(const Row& row)>& use);
 

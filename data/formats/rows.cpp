@@ -159,28 +159,35 @@ std::string role_of(std::string_view name) {
   return "";
 }
 
-/// What is wrong with the records of a file: all of it is told at once, up to a limit.
-class RowErrors {
- public:
-  void add(const DataError& error) {
-    ++count_;
-    if (count_ <= kMaxShownErrors)
-      text_ += (text_.empty() ? "" : "\n") + std::string(error.what());
+/// What a message has to do with tools: its calls, or whose result it is.
+void add_tools(const io::Json& entry, Message& message, const std::string& where) {
+  const io::Json* calls = entry.find("tool_calls");
+  if (calls != nullptr && !calls->is_null()) {
+    message.tool_calls = tool_calls_from_json(*calls, where + ".tool_calls");
+    if (!message.tool_calls.empty() && message.role != "assistant")
+      throw DataError(where +
+                      ".tool_calls: expected calls of the assistant alone, found them in a " +
+                      "message of '" + message.role + "'. Rename the role.");
   }
-  void throw_if_any() const {
-    if (count_ > kMaxShownErrors)
-      throw DataError(text_ + "\nand " + std::to_string(count_ - kMaxShownErrors) +
-                      " more records with errors.");
-    if (count_ > 0)
-      throw DataError(text_);
-  }
-
- private:
-  int64_t count_ = 0;
-  std::string text_;
-};
+  if (const io::Json* id = entry.find("tool_call_id"); id != nullptr && id->is_string())
+    message.tool_call_id = id->as_string();
+}
 
 }  // namespace
+
+void RecordErrors::add(const DataError& error) {
+  ++count_;
+  if (count_ <= kMaxShownErrors)
+    text_ += (text_.empty() ? "" : "\n") + std::string(error.what());
+}
+
+void RecordErrors::throw_if_any() const {
+  if (count_ > kMaxShownErrors)
+    throw DataError(text_ + "\nand " + std::to_string(count_ - kMaxShownErrors) +
+                    " more records with errors.");
+  if (count_ > 0)
+    throw DataError(text_);
+}
 
 std::string Row::key(std::string_view word) const {
   for (const auto& [ours, theirs] : file_.columns) {
@@ -238,21 +245,40 @@ std::vector<Message> Row::messages(std::string_view word, const MessageNames& na
              value == nullptr ? "no such key" : std::string(value->type_name()), advice);
       return value->as_string();
     };
-    const io::Json* calls = entry.find("tool_calls");
-    if (calls != nullptr && !calls->is_null())
-      fail(path + ".tool_calls", "the call as text in " + content_key, "a list of calls",
-           "Write the call into " + content_key + ", as the model is to write it.");
     const std::string& role = member(role_key);
-    Message message{role_of(role), member(content_key)};
+    Message message{role_of(role), ""};
     if (message.role.empty())
       fail(path + "." + role_key, "system, user, assistant or tool", "'" + role.substr(0, 80) + "'",
            "Rename the role.");
-    if (message.role == "assistant" && message.content.empty())
+    add_tools(entry, message, place(file_, line_) + ": " + path);
+    const io::Json* content = entry.find(content_key);
+    if (message.tool_calls.empty() || (content != nullptr && !content->is_null()))
+      message.content = member(content_key);
+    if (message.role == "assistant" && message.content.empty() && message.tool_calls.empty())
       fail(path + "." + content_key, "an answer", "an empty string",
            "Remove the record or fill it in.");
     messages.push_back(std::move(message));
   }
   return messages;
+}
+
+void Row::add_system(std::string_view list, std::vector<Message>& messages) const {
+  std::string system = find("system") != nullptr ? text("system") : std::string();
+  const bool has_message = messages.front().role == "system";
+  if (!system.empty() && has_message)
+    fail(key(list) + "[0]", "no message of the system beside '" + key("system") + "'", "one",
+         "Put its text into '" + key("system") + "'.");
+  if (has_message)
+    system = messages.front().content;
+  if (const io::Json* tools = find("tools"); tools != nullptr) {
+    const std::string text = tools->is_string() ? tools->as_string() : tools->dump();
+    if (!text.empty() && text != "[]")
+      system += (system.empty() ? "" : "\n\n") + ("You can call these tools: " + text);
+  }
+  if (has_message)
+    messages.front().content = std::move(system);
+  else if (!system.empty())
+    messages.insert(messages.begin(), {"system", std::move(system)});
 }
 
 void Row::require_answer(std::string_view word, const std::vector<Message>& messages) const {
@@ -270,7 +296,7 @@ Record Row::record() const {
 
 void for_each_row(const DatasetFile& file, const std::string& text, int64_t limit,
                   const std::function<void(const Row&)>& use) {
-  RowErrors errors;
+  RecordErrors errors;
   const auto collect = [&](const Row& row) {
     try {
       use(row);

@@ -19,6 +19,22 @@ void write_turn(const RenderRequest& request, std::size_t i, PieceWriter& writer
   writer.fixed("<|im_end|>\n", i);
 }
 
+void write_calls(const RenderRequest& request, std::size_t i, PieceWriter& writer) {
+  const Message& message = request.messages[i];
+  writer.fixed("<|im_start|>assistant\n", i);
+  writer.answer(message.content, i);
+  for (const ToolCall& call : message.tool_calls) {
+    const bool follows = &call != message.tool_calls.data() || !message.content.empty();
+    writer.answer_fixed(std::string(follows ? "\n" : "") + "<tool_call>\n{\"name\": \"", i);
+    writer.answer(call.name, i);
+    writer.answer_fixed("\", \"arguments\": ", i);
+    writer.answer(python_json(call.arguments), i);
+    writer.answer_fixed("}\n</tool_call>", i);
+  }
+  writer.answer_fixed("<|im_end|>", i);
+  writer.fixed("\n", i);
+}
+
 /// Results of tools that follow each other are one turn of the user.
 void write_tool_result(const RenderRequest& request, std::size_t i, PieceWriter& writer) {
   const auto is_tool = [&](std::size_t at) { return request.role(at) == "tool"; };
@@ -65,6 +81,8 @@ void render_qwen2_5(const RenderRequest& request, PieceWriter& writer) {
   for (std::size_t i = 0; i < request.messages.size(); ++i) {
     if (request.role(i) == "tool")
       write_tool_result(request, i, writer);
+    else if (!request.messages[i].tool_calls.empty())
+      write_calls(request, i, writer);
     else
       write_turn(request, i, writer);
   }
@@ -86,7 +104,8 @@ TemplatePtr make_qwen2(const TemplateTokens& tokens) {
 }
 
 TemplatePtr make_qwen2_5(const TemplateTokens& tokens) {
-  return make_template("qwen2.5", tokens, ClosedBy::kOwnToken, &render_qwen2_5);
+  return make_template("qwen2.5", tokens, ClosedBy::kOwnToken, &render_qwen2_5,
+                       ToolCalls::kWritten);
 }
 
 }  // namespace shardtune::data

@@ -1,4 +1,5 @@
 // The templates of Llama 2 and 3.
+#include "core/error.h"
 #include "data/templates/render.h"
 #include "io/json.h"
 
@@ -65,6 +66,20 @@ void render_llama3(const RenderRequest& request, PieceWriter& writer) {
   write_prompt(request, writer);
 }
 
+void write_call(const RenderRequest& request, std::size_t i, PieceWriter& writer) {
+  const std::vector<ToolCall>& calls = request.messages[i].tool_calls;
+  if (calls.size() != 1)
+    throw DataError("messages[" + std::to_string(i) + "].tool_calls: expected one call (template " +
+                    std::string(request.name) + " has no form for several at once), found " +
+                    std::to_string(calls.size()) + ". Give each a message of its own.");
+  request.require_no_text_beside_calls(i);
+  writer.fixed(header("assistant"), i);
+  writer.answer("{\"name\": \"" + calls[0].name +
+                    "\", \"parameters\": " + python_json(calls[0].arguments) + "}",
+                i);
+  writer.answer_fixed("<|eot_id|>", i);
+}
+
 void render_llama3_1(const RenderRequest& request, PieceWriter& writer) {
   request.require_roles(kRoles);
   writer.fixed(request.tokens.bos + header("system") +
@@ -74,6 +89,10 @@ void render_llama3_1(const RenderRequest& request, PieceWriter& writer) {
     writer.content(stripped(request.messages[0].content), 0);
   writer.fixed("<|eot_id|>");
   for (std::size_t i = first; i < request.messages.size(); ++i) {
+    if (!request.messages[i].tool_calls.empty()) {
+      write_call(request, i, writer);
+      continue;
+    }
     if (request.role(i) != "tool") {
       write_turn(request, i, writer);
       continue;
@@ -96,7 +115,8 @@ TemplatePtr make_llama3(const TemplateTokens& tokens) {
 }
 
 TemplatePtr make_llama3_1(const TemplateTokens& tokens) {
-  return make_template("llama3.1", tokens, ClosedBy::kOwnToken, &render_llama3_1);
+  return make_template("llama3.1", tokens, ClosedBy::kOwnToken, &render_llama3_1,
+                       ToolCalls::kWritten);
 }
 
 }  // namespace shardtune::data

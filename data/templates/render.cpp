@@ -1,6 +1,8 @@
 #include "data/templates/render.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -49,10 +51,23 @@ std::size_t space_at_end(std::string_view text) {
   return text.size() - end;
 }
 
+/// repr(float): the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
+std::string python_float(double value) {
+  char buffer[40];
+  const double size = std::fabs(value);
+  const bool fixed = size == 0.0 || (size >= 1e-4 && size < 1e16);
+  const auto format = fixed ? std::chars_format::fixed : std::chars_format::scientific;
+  std::string text(buffer, std::to_chars(buffer, buffer + sizeof buffer, value, format).ptr);
+  if (fixed && text.find('.') == std::string::npos)
+    text += ".0";
+  return text;
+}
+
 class FunctionTemplate : public ChatTemplate {
  public:
-  FunctionTemplate(std::string_view name, TemplateTokens tokens, RenderFunction render)
-      : name_(name), tokens_(std::move(tokens)), render_(render) {}
+  FunctionTemplate(std::string_view name, TemplateTokens tokens, RenderFunction render,
+                   ToolCalls tool_calls)
+      : name_(name), tokens_(std::move(tokens)), render_(render), tool_calls_(tool_calls) {}
 
   std::string_view name() const override { return name_; }
 
@@ -60,6 +75,13 @@ class FunctionTemplate : public ChatTemplate {
                                     GenerationPrompt prompt) const override {
     if (messages.empty())
       throw DataError("messages: expected at least one, found none. Add a message.");
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+      if (tool_calls_ == ToolCalls::kRefused && !messages[i].tool_calls.empty())
+        throw DataError("messages[" + std::to_string(i) + "].tool_calls: expected none (template " +
+                        std::string(name_) + " has no form for calls), found " +
+                        std::to_string(messages[i].tool_calls.size()) +
+                        ". Write the call into content, as the model is to write it.");
+    }
     PieceWriter writer;
     render_({name_, messages, prompt, tokens_}, writer);
     return writer.take();
@@ -69,9 +91,25 @@ class FunctionTemplate : public ChatTemplate {
   std::string_view name_;
   TemplateTokens tokens_;
   RenderFunction render_;
+  ToolCalls tool_calls_;
 };
 
 }  // namespace
+
+std::string python_json(const io::Json& json) {
+  std::string text;
+  if (json.is_array()) {
+    for (const io::Json& element : json.as_array())
+      text += (text.empty() ? "" : ", ") + python_json(element);
+    return "[" + text + "]";
+  }
+  if (json.is_object()) {
+    for (const auto& [key, value] : json.as_object())
+      text += (text.empty() ? "" : ", ") + io::Json(key).dump() + ": " + python_json(value);
+    return "{" + text + "}";
+  }
+  return json.is_number() && !json.is_integer() ? python_float(json.as_number()) : json.dump();
+}
 
 std::string_view stripped(std::string_view text) {
   while (!text.empty()) {
@@ -88,6 +126,14 @@ void RenderRequest::fail(std::size_t i, const std::string& expected,
                          const std::string& advice) const {
   throw DataError("messages[" + std::to_string(i) + "].role: expected " + expected + " (template " +
                   std::string(name) + "), found '" + role(i).substr(0, 80) + "'. " + advice);
+}
+
+void RenderRequest::require_no_text_beside_calls(std::size_t i) const {
+  if (!stripped(messages[i].content).empty())
+    throw DataError("messages[" + std::to_string(i) +
+                    "].content: expected none beside tool_calls " + "(template " +
+                    std::string(name) + " would leave it out), found a text. " +
+                    "Put it into a message of its own or remove it.");
 }
 
 void RenderRequest::require_roles(std::span<const std::string_view> roles) const {
@@ -120,12 +166,12 @@ void PieceWriter::strip_end(std::size_t begin) {
 }
 
 TemplatePtr make_template(std::string_view name, const TemplateTokens& tokens, ClosedBy closed_by,
-                          RenderFunction render) {
+                          RenderFunction render, ToolCalls tool_calls) {
   if (closed_by == ClosedBy::kEos && tokens.eos.empty())
     throw ConfigError("data.chat_template: " + std::string(name) +
                       ": expected a model with an end token (eos_token), by which the template "
                       "closes answers, found none. Choose another template.");
-  return std::make_unique<FunctionTemplate>(name, tokens, render);
+  return std::make_unique<FunctionTemplate>(name, tokens, render, tool_calls);
 }
 
 }  // namespace shardtune::data

@@ -11,6 +11,9 @@
 
 namespace shardtune::data {
 
+/// JSON as Python's json.dumps(ensure_ascii=False) and so Jinja's tojson in transformers write it.
+std::string python_json(const io::Json& json);
+
 /// Content without Python's white space around it, as Jinja's trim and str.strip().
 std::string_view stripped(std::string_view text);
 
@@ -26,6 +29,8 @@ struct RenderRequest {
   /// "messages[i].role: expected E (template NAME), found 'role'. advice"
   [[noreturn]] void fail(std::size_t i, const std::string& expected,
                          const std::string& advice) const;
+  /// For templates that write calls in the place of an answer's text.
+  void require_no_text_beside_calls(std::size_t i) const;
   void require_roles(std::span<const std::string_view> roles) const;
   /// From message `begin` on users and assistants must take turns.
   void require_turns(std::size_t begin) const;
@@ -65,9 +70,10 @@ class PieceWriter {
 
 using RenderFunction = void (*)(const RenderRequest& request, PieceWriter& writer);
 enum class ClosedBy { kOwnToken, kEos };
+enum class ToolCalls { kRefused, kWritten };
 
 /// A template of one function. ConfigError: closed by eos, and the model has none.
 TemplatePtr make_template(std::string_view name, const TemplateTokens& tokens, ClosedBy closed_by,
-                          RenderFunction render);
+                          RenderFunction render, ToolCalls tool_calls = ToolCalls::kRefused);
 
 }  // namespace shardtune::data

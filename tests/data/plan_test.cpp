@@ -190,8 +190,8 @@ TEST(DataPlan, RefusesSamplesLongerThanARowAndEmptySets) {
 
 TEST(Collate, ShiftsLabelsWithinEachSample) {
   std::vector<Sample> samples(2);
-  samples[0] = {{10, 11, 12}, {0, 0, 1}, 70, 0};
-  samples[1] = {{20, 21}, {0, 1}, 71, 1};
+  samples[0] = {{10, 11, 12}, {0, 0, 1}, Cut::kNone, 70, 0};
+  samples[1] = {{20, 21}, {0, 1}, Cut::kNone, 71, 1};
   const TokenBatch batch = collate(samples, {{1, 0}, 5, 2});
   EXPECT_EQ(batch.ids, (std::vector<int32_t>{20, 21, 10, 11, 12}));
   EXPECT_EQ(batch.labels, (std::vector<int32_t>{21, kIgnoreLabel, kIgnoreLabel, 12, kIgnoreLabel}));

@@ -198,12 +198,26 @@ TEST(Config, OffloadNeedsADeviceThatGainsSomethingAndAFolder) {
   EXPECT_EQ(resume_keys(config), resume_keys(parse_config(kMinimal, "run.yaml", {})));
 }
 
+TEST(Config, EvalSplitIsAShareOrACount) {
+  const auto with = [](const std::vector<std::string>& overrides) {
+    return parse_config(kMinimal, "run.yaml", overrides);
+  };
+  EXPECT_EQ(with({"data.eval_split=0.05", "eval.eval_steps=2"}).data.eval_split, 0.05);
+  EXPECT_EQ(with({"data.eval_split=200"}).data.eval_split, 200.0);
+  EXPECT_HAS(resolved_text(with({"data.eval_split=0.05"})), "eval_split: 0.05");
+  EXPECT_EQ(resolved_text(with({})).find("eval_split"), std::string::npos);
+  EXPECT_HAS(error_of(kMinimal, {"data.eval_split=1.5"}), "a share below 1 or a whole number");
+  EXPECT_HAS(error_of(kMinimal, {"data.eval_split=-0.1"}), "eval_split");
+  EXPECT_HAS(error_of(kMinimal, {"data.eval_split=0.1", "data.eval=[{path: e.jsonl}]"}),
+             "either data.eval or data.eval_split");
+  EXPECT_HAS(error_of(kMinimal, {"eval.eval_steps=2"}), "eval_split: 0.05");
+}
+
 TEST(Config, FeaturesToComeAreRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"parallel.device=cuda", "device cuda"},
       {"training.objective=dpo", "objective 'dpo'"},
       {"logging.tensorboard=true", "TensorBoard"},
-      {"data.eval_split=0.05", "evaluation set"},
   };
   for (const auto& [assignment, word] : cases) {
     const std::string text = error_of(kMinimal, {assignment});

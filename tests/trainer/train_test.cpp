@@ -65,6 +65,27 @@ TEST(Train, LearnsAndWritesTheRunDirectory) {
             io::parse_json(metrics.back().find("eval_loss")->dump(), "x").as_number());
 }
 
+TEST(Train, EvalSplitIsTheSameOnRanksAndAfterAResume) {
+  const SmallRun small;
+  const std::vector<std::string> split = {"data.eval=[]", "data.eval_split=5", "eval.eval_steps=2",
+                                          "checkpoint.save_steps=2"};
+  const auto with = [&](const std::string& name, const std::vector<std::string>& more) {
+    std::vector<std::string> overrides = split;
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return small.config(name, overrides);
+  };
+  const TrainResult one = small.run(with("one", {}));
+  EXPECT_TRUE(one.has_eval);
+  small.run(with("two", {"parallel.zero_optimization={stage: 3}"}), 2);
+  EXPECT_EQ(small.losses("two"), small.losses("one"));
+  small.run(with("stopped", {"training.stop_at_step=2"}));
+  small.run(with("stopped", {}), 2);
+  EXPECT_EQ(small.losses("stopped"), small.losses("one"));
+  EXPECT_EQ(small.adapter_bytes("stopped"), small.adapter_bytes("one"));
+  small.run(small.config("whole", {"data.eval=[]"}));
+  EXPECT_NE(small.adapter_bytes("whole"), small.adapter_bytes("one"));
+}
+
 double sum_of(const io::Json& times) {
   double sum = 0.0;
   for (const auto& [name, value] : times.as_object())

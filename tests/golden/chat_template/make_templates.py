@@ -67,16 +67,21 @@ def user(content, **more):
     return message("user", content, **more)
 
 
-def assistant(content):
-    return message("assistant", content)
+def assistant(content, *calls):
+    return message("assistant", content, **({"tool_calls": list(calls)} if calls else {}))
+
+
+def call(name, arguments, identity):
+    return {"id": identity, "type": "function",
+            "function": {"name": name, "arguments": arguments}}
 
 
 def system(content):
     return message("system", content)
 
 
-def tool(content):
-    return message("tool", content)
+def tool(content, identity=None):
+    return message("tool", content, **({"tool_call_id": identity} if identity else {}))
 
 
 def conversations():
@@ -99,6 +104,16 @@ def conversations():
     yield [user("two?"), assistant("calls"), tool("a\tb"), tool('"c"'), assistant("done"),
            user("more")]
     yield [tool("first"), user("q"), assistant("a")]
+    arguments = {"city": "Z\u00fcrich \"x\"\n", "days": [1, 2.5, 1e-7, 100000.0, 1e16, -0.0, True, None],
+                 "unit": {}, "big": 12345678901}
+    first, second = call("weather", arguments, "abcdefgh1"), call("t_2", {}, "abcdefgh2")
+    yield [system("s"), user("weather?"), assistant("", first), tool("21 \u00b0C", "abcdefgh1"),
+           assistant("21"), user("thanks")]
+    yield [user("weather?"), assistant("", first, second), tool("21", "abcdefgh1"),
+           tool("22", "abcdefgh2"), assistant("both ")]
+    yield [user("weather?"), assistant("Let me see.", first)]
+    yield [user("weather?"), assistant("", call("f", {"a": "b"}, "short")), tool("1", "short"),
+           assistant("one")]
     yield [user("Add.\n1 2", instruction="Add.", input="1 2"), assistant("3")]
 
 
