@@ -314,8 +314,7 @@ void read_run_folder(const YamlNode& root, RunConfig& config, Findings& findings
 
   const YamlNode logging = open_section(root, "logging");
   config.logging.logging_steps = logging.integer_or("logging_steps", 1, kPositive);
-  if (logging.boolean_or("tensorboard", false))
-    findings.unsupported(logging, "tensorboard", "writing TensorBoard events");
+  config.logging.tensorboard = logging.boolean_or("tensorboard", false);
   logging.finish();
 
   const YamlNode eval = open_section(root, "eval");

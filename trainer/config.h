@@ -96,6 +96,7 @@ struct CheckpointSection {
 
 struct LoggingSection {
   int64_t logging_steps = 1;
+  bool tensorboard = false;
 };
 
 struct EvalSection {

@@ -113,7 +113,7 @@ std::vector<Entry> all_entries(const RunConfig& config) {
   entries.emplace_back("checkpoint.save_steps", text_of(config.checkpoint.save_steps));
   entries.emplace_back("checkpoint.save_total_limit", text_of(config.checkpoint.save_total_limit));
   entries.emplace_back("logging.logging_steps", text_of(config.logging.logging_steps));
-  entries.emplace_back("logging.tensorboard", "false");
+  entries.emplace_back("logging.tensorboard", text_of(config.logging.tensorboard));
   entries.emplace_back("eval.eval_steps", text_of(config.eval.eval_steps));
   return entries;
 }

@@ -168,10 +168,19 @@ void Loop::log(StepMetrics metrics) {
   if (job_.comm.rank() != 0)
     return;
   try {
-    folder_.append_metrics(metrics_line(metrics));
+    write_records(metrics);
   } catch (const WriteError& error) {
     note_write_failure(error.what());
   }
+}
+
+void Loop::write_records(const StepMetrics& metrics) {
+  folder_.append_metrics(metrics_line(metrics));
+  if (!job_.config.logging.tensorboard)
+    return;
+  if (!events_)
+    events_.emplace(folder_.path() / kEventsFolder, first_step_);
+  events_->add(metrics.step, scalars_of(metrics, job_.plan->epoch_of_step(metrics.step)));
 }
 
 void Loop::note_write_failure(const std::string& what) {

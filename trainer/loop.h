@@ -8,6 +8,7 @@
 
 #include "trainer/checkpoint_saver.h"
 #include "trainer/energy.h"
+#include "trainer/event_file.h"
 #include "trainer/job.h"
 #include "trainer/metrics.h"
 #include "trainer/run_folder.h"
@@ -45,6 +46,8 @@ class Loop {
   double joules();
   /// A line of metrics.jsonl. Collective.
   void log(StepMetrics metrics);
+  /// The step's line and events. WriteError. Rank 0.
+  void write_records(const StepMetrics& metrics);
   void stop_if_asked(int64_t step, const std::function<int()>& signal);
   void note_write_failure(const std::string& what);
   void take_save(const std::optional<SaveResult>& result);
@@ -58,6 +61,7 @@ class Loop {
   CheckpointSaver saver_;
   TrainResult result_;
   double compute_rate_ = 0.0;         // of all ranks, see trainer/limit.h
+  std::optional<EventFile> events_;   // of rank 0, with logging.tensorboard
   std::optional<EnergyMeter> meter_;  // of a host's first rank
   int64_t most_micro_batches_ = 0;
 };

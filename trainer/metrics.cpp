@@ -61,6 +61,20 @@ std::optional<double> joules_of_step(const StepMetrics& metrics) {
   return std::isfinite(joules) ? std::optional(joules) : std::nullopt;
 }
 
+Scalars scalars_of(const StepMetrics& metrics, double epoch) {
+  const StepResult& result = metrics.result;
+  const auto f32 = [](double value) { return static_cast<float>(value); };
+  Scalars scalars = {
+      {"train/loss", f32(result.loss)},
+      {"train/grad_norm", f32(result.grad_norm)},
+      {"train/learning_rate", f32(result.learning_rate)},
+      {"train/epoch", f32(epoch)},
+      {"train/tokens_per_second", f32(static_cast<double>(result.num_tokens) / metrics.seconds)}};
+  if (metrics.eval_loss)
+    scalars.emplace_back("eval/loss", f32(*metrics.eval_loss));
+  return scalars;
+}
+
 std::string metrics_line(const StepMetrics& metrics) {
   const StepResult& result = metrics.result;
   const int64_t peak =

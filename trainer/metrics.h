@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/activity.h"
+#include "trainer/event_file.h"
 #include "trainer/step.h"
 
 namespace shardtune::trainer {
@@ -35,6 +36,9 @@ inline constexpr size_t kMaxListedRanks = 64;
 
 /// Of all hosts; absent when one has no counter.
 std::optional<double> joules_of_step(const StepMetrics& metrics);
+
+/// What TensorBoard gets of a step: tags as Hugging Face's trainer writes them.
+Scalars scalars_of(const StepMetrics& metrics, double epoch);
 
 /// Without the line's end.
 std::string metrics_line(const StepMetrics& metrics);

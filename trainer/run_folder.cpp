@@ -117,7 +117,8 @@ fs::path RunFolder::set_aside_previous_run() {
   std::vector<fs::path> found;
   for (const auto& [step, folder] : list_checkpoints(path_))
     found.push_back(folder);
-  for (const char* name : {kMetricsFile, "adapter", "resolved_config.yaml", "report.html"}) {
+  for (const char* name :
+       {kMetricsFile, "adapter", "resolved_config.yaml", "report.html", kEventsFolder}) {
     std::error_code error;
     if (fs::exists(path_ / name, error))
       found.push_back(path_ / name);

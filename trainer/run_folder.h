@@ -13,6 +13,9 @@ namespace shardtune::trainer {
 
 namespace fs = std::filesystem;
 
+/// TensorBoard events, in the run directory.
+inline constexpr const char* kEventsFolder = "tensorboard";
+
 class RunFolder {
  public:
   /// Creates and locks the folder. Collective.

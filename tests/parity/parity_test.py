@@ -331,5 +331,39 @@ class TinyModel(ParityCase):
                     "target_modules": ["q_proj", "v_proj"]})
 
 
+class TensorBoard(unittest.TestCase):
+    """The event files of a run and its resume, read by tensorboard itself."""
+
+    def test_scalars_equal_the_metrics(self):
+        try:
+            from tensorboard.backend.event_processing import event_accumulator
+        except ImportError:
+            self.skipTest("no tensorboard: run tests/parity/setup.sh")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = pathlib.Path(scratch)
+            (folder / "run.yaml").write_text(
+                f"model: {{model_name_or_path: {smollm2()}}}\n"
+                "adapter: {lora_rank: 2, lora_alpha: 4}\n"
+                f"data: {{train: [{{path: {ROOT}/data/samples/train.jsonl}}], eval_split: 4, "
+                "max_length: 128}\n"
+                "training: {max_steps: 4, micro_batch_size: 1, global_batch_size: 2}\n"
+                f"checkpoint: {{output_dir: {folder}/run, save_steps: 1}}\n"
+                "eval: {eval_steps: 2}\nlogging: {tensorboard: true}\n")
+            shardtune("train", folder / "run.yaml", "--set", "training.stop_at_step=3")
+            # As after a crash: step 3 is run again from the checkpoint of step 2.
+            shardtune("train", folder / "run.yaml", "--resume", folder / "run" / "checkpoint-2")
+            events = event_accumulator.EventAccumulator(str(folder / "run" / "tensorboard"))
+            events.Reload()
+            rows = [json.loads(line)
+                    for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+            for tag, key in (("train/loss", "loss"), ("train/grad_norm", "grad_norm"),
+                             ("train/learning_rate", "learning_rate"), ("eval/loss", "eval_loss")):
+                expected = [(row["step"], row[key]) for row in rows if key in row]
+                found = [(event.step, event.value) for event in events.Scalars(tag)]
+                self.assertEqual([step for step, _ in found], [step for step, _ in expected], tag)
+                for (_, value), (_, reference) in zip(found, expected):
+                    self.assertAlmostEqual(value, reference, delta=1e-6 * abs(reference))
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

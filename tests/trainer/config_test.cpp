@@ -217,7 +217,6 @@ TEST(Config, FeaturesToComeAreRefusedByName) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"parallel.device=cuda", "device cuda"},
       {"training.objective=dpo", "objective 'dpo'"},
-      {"logging.tensorboard=true", "TensorBoard"},
   };
   for (const auto& [assignment, word] : cases) {
     const std::string text = error_of(kMinimal, {assignment});
