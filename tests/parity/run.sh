@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the comparisons with Python peers, or skips (77) with the reason: run.sh BINARY PYTHON_OR_EMPTY
+# Runs the comparisons with Python peers, or skips (77) with the reason: run.sh BINARY PYTHON_OR_EMPTY TEST.py
 set -u
 python=${SHARDTUNE_PEERS_PYTHON:-${2:-}}
 [ -n "$python" ] || { echo "SKIPPED: SHARDTUNE_PEERS_PYTHON is not set; tests/parity/setup.sh makes it"; exit 77; }
 [ -x "$python" ] || { echo "FAILED: SHARDTUNE_PEERS_PYTHON=$python is not there"; exit 1; }
 export SHARDTUNE_BINARY=$1
-exec "$python" "$(dirname "$0")/parity_test.py"
+exec "$python" "$(dirname "$0")/$3"
