@@ -27,7 +27,7 @@ class Choices : public ::testing::Test {
     if (testing::model_path().empty())
       GTEST_SKIP() << "no SmolLM2 file: set SHARDTUNE_MODEL";
     tokenizer_ = load_tokenizer(testing::model_path());
-    chat_ = make_chat_template("smollm2", "");
+    chat_ = make_chat_template("smollm2", "", {});
   }
   std::vector<ChoiceQuestion> read(const std::string& text, ChoiceOptions options = {}) const {
     options.path = folder_.write("questions.jsonl", text);
