@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <future>
+#include <numeric>
 
 #include "parallel/background_task.h"
 #include "parallel/sharded_store.h"
@@ -219,16 +220,19 @@ TEST(Stage3, RanksThatWalkDifferentlyAreToldAtTheNextLease) {
 }
 
 TEST(Stage3, ARankThatFailsInTheMiddleEndsTheOthers) {
+  constexpr int kNumUnits = 20;  // more than are gathered ahead
+  std::vector<size_t> order(kNumUnits);
+  std::iota(order.begin(), order.end(), size_t{0});
   std::atomic<int> num_comm_errors = 0;
   EXPECT_THROW(run_on_threads(3,
                               [&](Communicator& comm) {
-                                Units all(comm, ZeroStage::k3);
-                                all.store.begin_walk(all.walk({0, 1, 2, 3}));
+                                Units all(comm, ZeroStage::k3, kNumUnits);
+                                all.store.begin_walk(all.walk(order));
                                 all.lease(0);
                                 if (comm.rank() == 1)
                                   throw DataError("this rank's own error");
                                 try {
-                                  for (const size_t u : {1, 2, 3})
+                                  for (size_t u = 1; u < kNumUnits; ++u)
                                     all.lease(u);
                                 } catch (const CommError&) {
                                   ++num_comm_errors;
@@ -239,7 +243,7 @@ TEST(Stage3, ARankThatFailsInTheMiddleEndsTheOthers) {
   EXPECT_EQ(num_comm_errors, 2);
 }
 
-TEST(Stage3, NoRankHoldsMoreThanItsPartAndTwoUnits) {
+TEST(Stage3, NoRankHoldsMoreThanItsPartAndUnitsAhead) {
   constexpr int kNumUnits = 12;
   run_on_threads(4, [](Communicator& comm) {
     Units all(comm, ZeroStage::k3, kNumUnits);
@@ -247,25 +251,24 @@ TEST(Stage3, NoRankHoldsMoreThanItsPartAndTwoUnits) {
       const StoreMemory memory = all.store.memory();
       // Per unit at most one row above the even part.
       EXPECT_LE(memory.base_bytes, kNumUnits * (kUnitBytes / 4 + kColumns * 4));
-      EXPECT_EQ(memory.unit_bytes, 2 * kUnitBytes);
+      EXPECT_EQ(memory.unit_bytes, (1 + gather_ahead(kUnitBytes)) * kUnitBytes);
     };
     expect_little();
     const int64_t total = comm.all_reduce_sum(all.store.memory().base_bytes);
     EXPECT_EQ(total, kNumUnits * kUnitBytes);
     std::vector<size_t> order(kNumUnits);
-    for (size_t u = 0; u < kNumUnits; ++u)
-      order[u] = u;
+    std::iota(order.begin(), order.end(), size_t{0});
     all.store.begin_walk(all.walk(order));
     for (const size_t u : order)
       all.lease(u);
     all.store.end_walk();
     expect_little();
     // What stays leased is counted.
-    all.store.begin_walk(all.walk({0, 1, 2}));
+    all.store.begin_walk(all.walk(order));
     std::vector<UnitLease> held;
-    for (const size_t u : {0, 1, 2})
+    for (const size_t u : order)
       held.push_back(all.store.acquire(all.units[u], Pass::kForward));
-    EXPECT_EQ(all.store.memory().unit_bytes, 3 * kUnitBytes);
+    EXPECT_EQ(all.store.memory().unit_bytes, kNumUnits * kUnitBytes);
     held.clear();
     all.store.end_walk();
   });
