@@ -68,12 +68,23 @@ TinyShape gpt2_shape() {
   return shape;
 }
 
+bool trains_the_base(const std::string& method) {
+  return method == "bitfit" || method == "freeze" || method == "full";
+}
+std::string more_keys(const std::string& method) {
+  if (method == "freeze")
+    return ", freeze_trainable_layers: 1";
+  return trains_the_base(method) ? "" : ", target_modules: [c_attn, c_fc, c_proj]";
+}
+std::string base_of(const std::string& method) { return trains_the_base(method) ? "none" : "nf4"; }
+
 TEST(Gpt2Training, EveryAdapterMethodHasTheSameBitsOnTwoRanks) {
   const SmallRun small(gpt2_shape());
   for (const std::string& method : adapters::adapter_methods().names()) {
-    const std::vector<std::string> common = {
-        "adapter={method: " + method + ", target_modules: [c_attn, c_fc, c_proj]}",
-        "training.max_steps=2", "training.micro_batch_size=1", "training.global_batch_size=2"};
+    const std::vector<std::string> common = {"adapter={method: " + method + more_keys(method) + "}",
+                                             "quantization={method: " + base_of(method) + "}",
+                                             "training.max_steps=2", "training.micro_batch_size=1",
+                                             "training.global_batch_size=2"};
     small.run(small.config(method, common));
     auto sharded = common;
     sharded.push_back("parallel.zero_optimization={stage: 3}");
