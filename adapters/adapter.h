@@ -50,6 +50,17 @@ struct SavedTensor {
   /// Writes the tensor from the whole values of its sources.
   std::function<void(const std::vector<std::vector<float>>& sources, std::span<float> out)> compose;
   std::string prefix = kModulePrefix;
+  /// The way back: the values of one source in what a saved folder holds; empty where the folder
+  /// holds sources as AdapterTensor says, or they are never read from one.
+  std::function<void(std::span<const float> saved, size_t source, std::span<float> out)> decompose =
+      {};
+};
+
+/// What an adapter puts before every sample.
+struct FrontTokens {
+  int64_t positions = 0;  // of the model's context
+  int64_t rows = 0;       // of the batch, in each sample
+  int64_t tasks = 0;      // that have tokens of their own; 0: the method knows no tasks
 };
 
 /// What initial values may depend on.
@@ -61,6 +72,8 @@ struct InitContext {
   /// no data at hand. Collective.
   std::function<void(models::Hooks& hooks)> forward = {};
   int64_t num_tokens = 0;  // of that sample; rows past them are padding
+  /// Ids of a text as the model's tokenizer encodes it, ends included; may be empty.
+  std::function<std::vector<int32_t>(const std::string& text)> encode = {};
 };
 
 class Adapter : public models::Hooks {
@@ -87,6 +100,9 @@ class Adapter : public models::Hooks {
   /// The same for the linear's bias.
   virtual void merge_bias(const models::BaseLinear& linear, std::span<float> bias) const {}
 
+  /// Which task samples without one of their own are of, where the method has tasks.
+  virtual void select_task(int64_t task) {}
+
   /// Factor on the learning rate of one trainable.
   virtual double learning_rate_scale(ParameterId id) const { return 1.0; }
 
@@ -107,6 +123,7 @@ class AdapterOptions {
   virtual std::string start_folder() const { return {}; }
   /// What it trains of the base itself: for LoadOptions, before attach().
   virtual models::TrainedBase trained_base(const models::ModelConfig& config) const { return {}; }
+  virtual FrontTokens front_tokens() const { return {}; }
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
   /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;

@@ -1,7 +1,6 @@
 #include "adapters/linear_adapter.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "autograd/ops.h"
@@ -11,76 +10,30 @@ namespace shardtune::adapters {
 
 using models::BaseLinear;
 
-Initializer constant_values(float value) {
-  return [value](const CounterRng&, std::span<float> values) { std::ranges::fill(values, value); };
-}
-
-Initializer normal_values(float deviation) {
-  return [deviation](const CounterRng& rng, std::span<float> values) {
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = rng.normal(i) * deviation;
-  };
-}
-
-Initializer uniform_values(float bound) {
-  return [bound](const CounterRng& rng, std::span<float> values) {
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = (2.0f * rng.uniform(i) - 1.0f) * bound;
-  };
-}
-
-Initializer kaiming_values(int64_t fan_in) {
-  return uniform_values(1.0f / std::sqrt(static_cast<float>(fan_in)));
-}
-
-void LinearAdapter::initialize(const InitContext& context) {
-  for (size_t i = 0; i < tensors_.size(); ++i) {
-    if (initials_[i].fill == nullptr)
-      continue;  // a constant, or published with the base
-    UnitLease lease;
-    if (initials_[i].reads == Reads::kBase)
-      lease = store().acquire(store().spec(tensors_[i].id).unit, Pass::kForward);
-    publish(tensors_[i].id, [&](std::span<float> values) {
-      initials_[i].fill(CounterRng(mix_key(context.seed, tensors_[i].name)), values);
-    });
-  }
-  finish_loading();
-}
-
 ParameterId LinearAdapter::declare(const BaseLinear& linear, const std::string& suffix, Shape shape,
                                    Initializer initializer, Reads reads) {
-  const std::string name = linear.path() + suffix;
-  const ParameterId id =
-      store().declare({name, linear.unit(), ParameterKind::kTrainable, DType::kFloat32, shape});
+  const ParameterId id = AdapterBase::declare(
+      {linear.unit(), linear.path() + suffix, shape, std::move(initializer), reads});
   slots_[static_cast<size_t>(linear.index())].push_back(id);
-  tensors_.push_back({id, name, shape, nullptr, kModulePrefix});
-  initials_.push_back({std::move(initializer), reads});
   return id;
-}
-
-void LinearAdapter::add_constant(std::string prefix, std::string name,
-                                 std::shared_ptr<Tensor> values) {
-  const Shape shape = values->shape();
-  tensors_.push_back({kNoParameter, std::move(name), shape, std::move(values), std::move(prefix)});
-  initials_.emplace_back();
 }
 
 void LinearAdapter::add_trained_tensors() {
   std::map<std::string, bool> is_wrapped;  // by the linear's bias
-  for (const BaseLinear* linear : model_.linears())
+  for (const BaseLinear* linear : model().linears())
     is_wrapped[linear->path() + ".bias"] = wraps(*linear);
-  for (const models::TrainedTensor& tensor : model_.trained_tensors()) {
-    AdapterTensor& added = tensors_.emplace_back();
-    initials_.emplace_back();
+  for (const models::TrainedTensor& tensor : model().trained_tensors()) {
+    AdapterTensor added;
     added.id = tensor.id;
     added.name = tensor.name;
     if (is_wrapped[tensor.name])
       added.name.insert(added.name.rfind('.'), ".base_layer");
     added.shape = store().spec(tensor.id).shape;
-    const bool turns = models::is_conv1d(model_.config(), tensor.name);
+    const bool turns = models::is_conv1d(model().config(), tensor.name);
     const Shape& whole = tensor.shape;
     added.in_file = AdapterTensor::InFile{turns ? Shape{whole[1], whole[0]} : whole,
                                           tensor.first_row, turns, tensor.tied};
+    add_published(std::move(added));
   }
 }
 
@@ -97,27 +50,17 @@ io::Json LinearAdapter::with_trained_parts(io::Json config, const TargetModules&
 
 std::vector<std::string> LinearAdapter::wrapped_targets() const {
   std::vector<std::string> paths;
-  for (const BaseLinear* linear : model_.linears()) {
+  for (const BaseLinear* linear : model().linears()) {
     if (wraps(*linear))
       paths.push_back(linear->path());
   }
-  return compact_targets(paths, model_);
+  return compact_targets(paths, model());
 }
 
 bool LinearAdapter::wraps_conv1d() const {
-  return std::ranges::any_of(model_.linears(), [this](const BaseLinear* linear) {
-    return wraps(*linear) && models::is_conv1d(model_.config(), linear->weight().name());
+  return std::ranges::any_of(model().linears(), [this](const BaseLinear* linear) {
+    return wraps(*linear) && models::is_conv1d(model().config(), linear->weight().name());
   });
-}
-
-void LinearAdapter::publish(ParameterId id,
-                            const std::function<void(std::span<float>)>& fill) const {
-  std::vector<float> values;
-  if (store().is_publisher(id)) {
-    values.resize(static_cast<size_t>(store().spec(id).shape.numel()));
-    fill(values);
-  }
-  store().publish(id, std::as_bytes(std::span(values)));
 }
 
 autograd::Variable LinearAdapter::drop(autograd::Tape& tape, const BaseLinear& linear,
@@ -137,14 +80,6 @@ autograd::Variable LinearAdapter::drop(autograd::Tape& tape, const BaseLinear& l
   const uint64_t key = mix_key(context.seed, {static_cast<uint64_t>(context.step),
                                               static_cast<uint64_t>(context.layer), site});
   return autograd::dropout(tape, x, static_cast<float>(p), key, std::move(tokens));
-}
-
-void refuse_in_run(const OptionReader& reader, const std::string& key) {
-  const bool is_run = reader.source() == OptionReader::Source::kRun;
-  if (is_run && reader.has(key))
-    reader.error(key, "is not there yet, see docs/status.md.");
-  else if (!is_run)
-    reader.has(key);  // known, without effect on a trained adapter
 }
 
 void add_common_peft_keys(std::vector<std::pair<std::string, io::Json>>& own,

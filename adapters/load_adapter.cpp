@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <filesystem>
-#include <map>
+#include <set>
 #include <vector>
 
 #include "adapters/adapter.h"
@@ -12,25 +12,28 @@ namespace {
 
 namespace fs = std::filesystem;
 // Every tensor of the file has its place and shape, and every place its tensor.
-void check_tensors(const Adapter& adapter, const io::TensorSource& file, const std::string& where) {
+void check_tensors(const Adapter& adapter, const std::vector<SavedTensor>& saved,
+                   const io::TensorSource& file, const std::string& where) {
+  std::set<std::string> known, second;  // names, of a tied tensor one may be missing
   for (const AdapterTensor& tensor : adapter.tensors()) {
-    const io::TensorInfo* found = file.find(tensor.prefix + tensor.name);
+    if (tensor.in_file && !tensor.in_file->also.empty())
+      second.insert(tensor.prefix + tensor.in_file->also);
+  }
+  for (const SavedTensor& tensor : saved) {
+    const std::string name = tensor.prefix + tensor.name;
+    known.insert(name);
+    const io::TensorInfo* found = file.find(name);
+    if (found == nullptr && second.contains(name))
+      continue;
     if (found == nullptr) {
-      throw DataError(where + ": " + tensor.prefix + tensor.name +
+      throw DataError(where + ": " + name +
                       " is missing. The adapter is incomplete or of another model.");
     }
     const Shape shape{std::span<const int64_t>(found->shape)};
-    const Shape& expected = tensor.in_file ? tensor.in_file->shape : tensor.shape;
-    if (!(shape == expected)) {
-      throw DataError(where + ": " + found->name + ": expected " + expected.to_string() +
+    if (!(shape == tensor.shape)) {
+      throw DataError(where + ": " + found->name + ": expected " + tensor.shape.to_string() +
                       ", found " + shape.to_string() + ". The adapter is of another model.");
     }
-  }
-  std::map<std::string, bool> known;
-  for (const AdapterTensor& tensor : adapter.tensors()) {
-    known.emplace(tensor.prefix + tensor.name, true);
-    if (tensor.in_file && !tensor.in_file->also.empty())
-      known.emplace(tensor.prefix + tensor.in_file->also, true);
   }
   for (const io::TensorInfo& tensor : file.tensors()) {
     if (!known.contains(tensor.name)) {
@@ -60,6 +63,24 @@ std::vector<float> read_values(const AdapterTensor& tensor, const io::TensorSour
   return turned;
 }
 
+// Collective: every rank publishes every source, from values that its publisher reads.
+void publish_parts(const SavedTensor& tensor, const io::TensorSource& file, ParameterStore& store) {
+  std::vector<float> whole;
+  for (size_t i = 0; i < tensor.sources.size(); ++i) {
+    std::vector<float> values;
+    if (store.is_publisher(tensor.sources[i])) {
+      if (whole.empty()) {
+        whole.resize(static_cast<size_t>(tensor.shape.numel()));
+        file.read_float32(*file.find(tensor.prefix + tensor.name), 0, tensor.shape.numel(),
+                          whole.data());
+      }
+      values.resize(static_cast<size_t>(store.spec(tensor.sources[i]).shape.numel()));
+      tensor.decompose(whole, i, values);
+    }
+    store.publish(tensor.sources[i], std::as_bytes(std::span(values)));
+  }
+}
+
 std::string config_path_of(const std::string& folder) {
   return (fs::path(folder) / "adapter_config.json").string();
 }
@@ -81,12 +102,22 @@ void read_adapter_values(const std::string& folder, Adapter& adapter, models::Mo
                            "read. Save it again with PEFT's safe_serialization=True.");
   }
   const auto file = io::open_safetensors(tensors_path);
-  check_tensors(adapter, *file, tensors_path.string());
+  const std::vector<SavedTensor> saved = adapter.saved_tensors();
+  check_tensors(adapter, saved, *file, tensors_path.string());
+  std::set<ParameterId> published;
+  for (const SavedTensor& tensor : saved) {
+    if (!tensor.decompose)
+      continue;
+    publish_parts(tensor, *file, model.store());
+    published.insert(tensor.sources.begin(), tensor.sources.end());
+  }
   for (const AdapterTensor& tensor : adapter.tensors()) {
     if (tensor.constant != nullptr) {
       std::ranges::copy(read_values(tensor, *file), tensor.constant->data<float>());
       continue;
     }
+    if (published.contains(tensor.id))
+      continue;
     std::vector<float> values;
     if (model.store().is_publisher(tensor.id))
       values = read_values(tensor, *file);

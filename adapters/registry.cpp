@@ -79,7 +79,13 @@ const Registry<AdapterMethod>& adapter_methods() {
                          {"loha", {&read_loha, "LOHA", {}}},
                          {"lokr", {&read_lokr, "LOKR", {}}},
                          {"oft", {&read_oft, "OFT", {}}},
-                         {"boft", {&read_boft, "BOFT", {}}}});
+                         {"boft", {&read_boft, "BOFT", {}}},
+                         {"prefix_tuning", {&read_prefix_tuning, "PREFIX_TUNING", {}}},
+                         {"prompt_tuning", {&read_prompt_tuning, "PROMPT_TUNING", {}}},
+                         {"p_tuning", {&read_p_tuning, "P_TUNING", {}}},
+                         {"adaption_prompt", {&read_adaption_prompt, "ADAPTION_PROMPT", {}}},
+                         {"multitask_prompt_tuning",
+                          {&read_multitask_prompt_tuning, "MULTITASK_PROMPT_TUNING", {}}}});
   return kMethods;
 }
 
@@ -98,6 +104,7 @@ class ContinuedAdapter : public AdapterOptions {
   models::TrainedBase trained_base(const models::ModelConfig& config) const override {
     return saved_->trained_base(config);
   }
+  FrontTokens front_tokens() const override { return saved_->front_tokens(); }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
     return saved_->attach(model);
   }

@@ -20,6 +20,7 @@ struct TokenBatch {
   std::vector<int32_t> sample_offsets;
   std::vector<uint64_t> sample_ids;    // S entries: stable id of the sample in the data set
   std::vector<int32_t> token_indices;  // index of the token in its sample (keys random numbers)
+  std::vector<int32_t> task_ids;       // S entries, or none: the task of each sample
   int64_t num_trained_tokens = 0;      // labels that are not kIgnoreLabel
 
   int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }

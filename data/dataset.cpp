@@ -271,6 +271,8 @@ Dataset load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer,
   Dataset dataset;
   for (const DatasetFile& file : options.files) {
     std::vector<Record> records = read_records(file);
+    for (Record& record : records)
+      record.task_id = file.task_id;
     std::move(records.begin(), records.end(), std::back_inserter(dataset.records));
   }
   if (dataset.records.empty())
@@ -291,6 +293,7 @@ Dataset load_dataset(const DatasetOptions& options, const Tokenizer& tokenizer,
         require_trained(record, sample, options);
         sample.id = dataset.samples.size();
         sample.record = static_cast<int64_t>(i);
+        sample.task_id = record.task_id;
         dataset.samples.push_back(std::move(sample));
       }
     } catch (const DataError& error) {

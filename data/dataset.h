@@ -26,6 +26,7 @@ struct Record {
   std::vector<Message> messages;  // empty for text records
   std::string text;               // text records
   bool raw = false;               // prompt and completion are strings: usable without template
+  int32_t task_id = -1;           // of its file
   bool cut_into_samples = false;  // a whole document: cut every max_length tokens, not truncated
 };
 
@@ -37,14 +38,16 @@ struct Sample {
   std::vector<int32_t> ids;
   std::vector<uint8_t> trained;
   Cut cut = Cut::kNone;
-  uint64_t id = 0;     // stable: index of the sample over all files, in order
-  int64_t record = 0;  // index into the records (for messages)
+  uint64_t id = 0;       // stable: index of the sample over all files, in order
+  int64_t record = 0;    // index into the records (for messages)
+  int32_t task_id = -1;  // of its file; -1: none
 };
 
 struct DatasetFile {
   std::string path;
   std::string format = "auto";
   std::vector<std::pair<std::string, std::string>> columns;  // our word -> the file's key
+  int32_t task_id = -1;                                      // of multitask prompt tuning; -1: none
 };
 
 struct DatasetOptions {

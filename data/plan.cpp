@@ -35,9 +35,11 @@ std::vector<int64_t> sample_order(std::size_t count, const PlanOptions& options,
 /// room. Rows then stand in the order of their first sample in the shuffle, samples within a row
 /// too, so that length tells nothing about the place in the epoch.
 void pack_window(const std::vector<Sample>& samples, const std::vector<int64_t>& order,
-                 std::size_t begin, std::size_t end, int64_t max_length, std::vector<Row>& rows) {
+                 std::size_t begin, std::size_t end, const PlanOptions& options,
+                 std::vector<Row>& rows) {
   const auto length = [&](std::size_t place) {
-    return static_cast<int64_t>(samples[static_cast<std::size_t>(order[place])].ids.size());
+    const Sample& sample = samples[static_cast<std::size_t>(order[place])];
+    return static_cast<int64_t>(sample.ids.size()) + options.num_virtual_tokens;
   };
   std::vector<std::size_t> places(end - begin);
   std::iota(places.begin(), places.end(), begin);
@@ -48,7 +50,7 @@ void pack_window(const std::vector<Sample>& samples, const std::vector<int64_t>&
   for (const std::size_t place : places) {
     auto fit = room.lower_bound({length(place), 0});
     std::size_t row = packed.size();
-    int64_t left = max_length;
+    int64_t left = options.max_length;
     if (fit != room.end()) {
       left = fit->first;
       row = fit->second;
@@ -80,15 +82,17 @@ std::vector<Row> rows_of_epoch(const std::vector<Sample>& samples, const PlanOpt
     return rows;
   }
   for (std::size_t begin = 0; begin < order.size(); begin += kPackingWindow)
-    pack_window(samples, order, begin, std::min(begin + kPackingWindow, order.size()),
-                options.max_length, rows);
+    pack_window(samples, order, begin, std::min(begin + kPackingWindow, order.size()), options,
+                rows);
   return rows;
 }
 
-void add_sample(const std::vector<Sample>& samples, int64_t index, MicroBatchPlan& micro_batch) {
+void add_sample(const std::vector<Sample>& samples, int64_t index, int64_t num_virtual_tokens,
+                MicroBatchPlan& micro_batch) {
   const Sample& sample = samples[static_cast<std::size_t>(index)];
   micro_batch.samples.push_back(index);
   micro_batch.num_tokens += static_cast<int64_t>(sample.ids.size());
+  micro_batch.num_virtual_tokens += num_virtual_tokens;
   micro_batch.num_trained_tokens += std::count(sample.trained.begin(), sample.trained.end(), 1);
 }
 
@@ -100,7 +104,7 @@ StepPlan make_step(const std::vector<Sample>& samples, const PlanOptions& option
     if ((row - begin) % static_cast<std::size_t>(options.micro_batch_size) == 0)
       step.micro_batches.emplace_back();
     for (const int64_t index : rows[row])
-      add_sample(samples, index, step.micro_batches.back());
+      add_sample(samples, index, options.num_virtual_tokens, step.micro_batches.back());
   }
   for (const MicroBatchPlan& micro_batch : step.micro_batches) {
     step.num_tokens += micro_batch.num_tokens;
@@ -119,10 +123,10 @@ void check_options(const std::vector<Sample>& samples, const PlanOptions& option
                         std::to_string(options.max_length) + ".");
   for (const Sample& sample : samples) {
     if (sample.ids.empty() || sample.ids.size() != sample.trained.size() ||
-        static_cast<int64_t>(sample.ids.size()) > options.max_length)
+        static_cast<int64_t>(sample.ids.size()) + options.num_virtual_tokens > options.max_length)
       throw ArgumentError("data plan: sample " + std::to_string(sample.id) + ": expected 1 to " +
-                          std::to_string(options.max_length) + " tokens (max_length), found " +
-                          std::to_string(sample.ids.size()) + ".");
+                          std::to_string(options.max_length - options.num_virtual_tokens) +
+                          " tokens (max_length), found " + std::to_string(sample.ids.size()) + ".");
   }
 }
 
@@ -205,7 +209,7 @@ MicroBatchPlan DataPlan::longest_micro_batch(int64_t num_steps) const {
       if (begin++ >= num_steps)
         break;
       for (const MicroBatchPlan& micro_batch : each.micro_batches) {
-        if (micro_batch.num_tokens > longest.num_tokens)
+        if (micro_batch.num_rows() > longest.num_rows())
           longest = micro_batch;
       }
     }
@@ -236,18 +240,20 @@ TokenBatch collate(const std::vector<Sample>& samples, const MicroBatchPlan& mic
     }
     batch.sample_offsets.push_back(static_cast<int32_t>(batch.ids.size()));
     batch.sample_ids.push_back(sample.id);
+    if (sample.task_id >= 0)
+      batch.task_ids.push_back(sample.task_id);
   }
   return batch;
 }
 
-std::vector<MicroBatchPlan> plan_evaluation(const std::vector<Sample>& samples,
-                                            int64_t max_tokens) {
+std::vector<MicroBatchPlan> plan_evaluation(const std::vector<Sample>& samples, int64_t max_tokens,
+                                            int64_t num_virtual_tokens) {
   std::vector<MicroBatchPlan> plan;
   for (std::size_t i = 0; i < samples.size(); ++i) {
-    const auto length = static_cast<int64_t>(samples[i].ids.size());
-    if (plan.empty() || plan.back().num_tokens + length > max_tokens)
+    const auto length = static_cast<int64_t>(samples[i].ids.size()) + num_virtual_tokens;
+    if (plan.empty() || plan.back().num_rows() + length > max_tokens)
       plan.emplace_back();
-    add_sample(samples, static_cast<int64_t>(i), plan.back());
+    add_sample(samples, static_cast<int64_t>(i), num_virtual_tokens, plan.back());
   }
   return plan;
 }

@@ -20,17 +20,21 @@ enum class Order { kShuffled, kSequential };
 struct PlanOptions {
   Packing packing = Packing::kPacked;
   Order order = Order::kShuffled;
-  int64_t max_length = 1024;      // tokens of a row
+  int64_t max_length = 1024;      // tokens of a row, virtual ones too
   int64_t micro_batch_size = 1;   // rows
   int64_t global_batch_size = 1;  // rows of an optimizer step
   uint64_t seed = 42;
+  int64_t num_virtual_tokens = 0;  // that stand before each sample in the model
 };
 
 /// Samples of one micro-batch, in order.
 struct MicroBatchPlan {
   std::vector<int64_t> samples;  // indices into the dataset
   int64_t num_tokens = 0;
+  int64_t num_virtual_tokens = 0;  // beside them
   int64_t num_trained_tokens = 0;
+
+  int64_t num_rows() const { return num_tokens + num_virtual_tokens; }
 };
 
 /// Micro-batches of one optimizer step: global_batch_size rows cut into micro_batch_size rows (the
@@ -77,7 +81,9 @@ class DataPlan {
 /// Lays the samples end to end. Labels are shifted: labels[i] = ids[i+1] where that is trained.
 TokenBatch collate(const std::vector<Sample>& samples, const MicroBatchPlan& micro_batch);
 
-/// Micro-batches of an evaluation: samples in order, at most `max_tokens` each.
-std::vector<MicroBatchPlan> plan_evaluation(const std::vector<Sample>& samples, int64_t max_tokens);
+/// Micro-batches of an evaluation: samples in order, at most `max_tokens` each with the virtual
+/// tokens before each sample.
+std::vector<MicroBatchPlan> plan_evaluation(const std::vector<Sample>& samples, int64_t max_tokens,
+                                            int64_t num_virtual_tokens = 0);
 
 }  // namespace shardtune::data

@@ -7,6 +7,7 @@ namespace shardtune::inference {
 Conversation::Conversation(models::Model& model, const std::vector<models::Hooks*>& hooks,
                            GenerationOptions options)
     : model_(model),
+      context_(context_of(model, hooks)),
       options_(std::move(options)),
       next_ids_(model, hooks, options_),
       cache_(next_ids_.layout()) {
@@ -19,7 +20,7 @@ void Conversation::reset() {
 }
 
 Generation Conversation::reply(std::span<const int32_t> ids, const TokenCallback& on_token) {
-  check_prompt(model_.config(), ids, "conversation");
+  check_prompt(model_.config(), context_, ids, "conversation");
   Generation result;
   if (options_.max_new_tokens == 0)
     return result;
@@ -29,11 +30,10 @@ Generation Conversation::reply(std::span<const int32_t> ids, const TokenCallback
   fed_.resize(static_cast<size_t>(known));
   cache_.truncate(known);
   const uint64_t draws = prompt_key(ids, 0);
-  const int64_t context = model_.config().max_position_embeddings;
   Feed feed{&cache_, ids.subspan(static_cast<size_t>(known)), 0, draws, 0};
   int32_t id = next_ids_.choose_after(feed);
   fed_.insert(fed_.end(), feed.ids.begin(), feed.ids.end());
-  while (take_id(id, 0, cache_.length(), context, options_, on_token, result)) {
+  while (take_id(id, 0, cache_.num_tokens(), context_, options_, on_token, result)) {
     feed.ids = std::span(&result.ids.back(), 1);
     feed.token_index = std::ssize(result.ids);
     id = next_ids_.choose(std::span(&feed, 1))[0];

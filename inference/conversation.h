@@ -29,6 +29,7 @@ class Conversation {
 
  private:
   models::Model& model_;
+  int64_t context_;
   GenerationOptions options_;
   NextIds next_ids_;
   SequenceKv cache_;

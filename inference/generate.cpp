@@ -35,7 +35,7 @@ class Scheduler {
             std::span<const std::vector<int32_t>> prompts, const GenerationOptions& options,
             const TokenCallback& on_token)
       : next_ids_(model, hooks, options),
-        context_(model.config().max_position_embeddings),
+        context_(context_of(model, hooks)),
         prompts_(prompts),
         keys_(keys_of(prompts)),
         options_(options),
@@ -88,7 +88,7 @@ class Scheduler {
   void take(Active sequence, int32_t id) {
     sequence.next_id = id;
     Generation& result = results_[static_cast<size_t>(sequence.prompt)];
-    if (take_id(id, sequence.prompt, sequence.cache->length(), context_, options_, on_token_,
+    if (take_id(id, sequence.prompt, sequence.cache->num_tokens(), context_, options_, on_token_,
                 result))
       active_.push_back(std::move(sequence));
   }
@@ -106,12 +106,25 @@ class Scheduler {
 
 }  // namespace
 
+int64_t context_of(const models::Model& model, const std::vector<models::Hooks*>& hooks) {
+  int64_t context = model.config().max_position_embeddings;
+  if (context == 0)
+    return 0;
+  for (const models::Hooks* each : hooks)
+    context -= each->num_positions();
+  if (context < 1)
+    throw DataError("the adapter's virtual tokens fill the model's context of " +
+                    std::to_string(model.config().max_position_embeddings) + ".");
+  return context;
+}
+
 std::vector<Generation> generate(models::Model& model, const std::vector<models::Hooks*>& hooks,
                                  std::span<const std::vector<int32_t>> prompts,
                                  const GenerationOptions& options, const TokenCallback& on_token) {
   check_options(options);
+  const int64_t context = context_of(model, hooks);
   for (size_t i = 0; i < prompts.size(); ++i)
-    check_prompt(model.config(), prompts[i], "prompt " + std::to_string(i + 1));
+    check_prompt(model.config(), context, prompts[i], "prompt " + std::to_string(i + 1));
   return Scheduler(model, hooks, prompts, options, on_token).run();
 }
 

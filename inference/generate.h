@@ -36,6 +36,10 @@ struct Generation {
 /// Called for every new token that is not a stop id, in order of each prompt's tokens.
 using TokenCallback = std::function<void(int64_t prompt, int32_t id)>;
 
+/// Tokens that the model's context has room for beside what the adapter puts before them; 0: no
+/// end. DataError: for none.
+int64_t context_of(const models::Model& model, const std::vector<models::Hooks*>& hooks);
+
 /// The continuation of each prompt: at every position the id of the largest logit, the first among
 /// equals, or the one that `sampling` draws. `hooks` are the adapter's (may be empty).
 /// Exact   does not depend on threads, on the other prompts, on their order or on max_concurrent:

@@ -16,12 +16,26 @@ void copy_rows(const TensorView& from, const TensorView& to) {
   std::memcpy(to.raw(), from.raw(), static_cast<size_t>(from.num_bytes()));
 }
 
-// The rows of a cached sequence that its last token sees, when `length` of them are there.
-kernels::CachedSequence seen_rows(const SequenceKv& sequence, int layer, int64_t length,
-                                  int64_t window) {
-  const int64_t first = window > 0 ? std::max<int64_t>(0, length - window) : 0;
-  return {sequence.keys(layer, length).rows(first, length).raw(),
-          sequence.values(layer, length).rows(first, length).raw(), length - first};
+// The rows of a cached sequence that the last of `tokens` tokens sees: the prefix, and of the
+// tokens those in the window. Where they do not lie together, `joined` owns a copy.
+kernels::CachedSequence seen_rows(const SequenceKv& sequence, int layer, int64_t tokens,
+                                  int64_t window, std::vector<Tensor>& joined) {
+  const int64_t prefix = sequence.num_prefix_rows();
+  const int64_t end = prefix + tokens;
+  const int64_t unseen = window > 0 ? std::max<int64_t>(0, tokens - window) : 0;
+  const TensorView keys = sequence.keys(layer, end);
+  const TensorView values = sequence.values(layer, end);
+  if (prefix == 0 || unseen == 0)
+    return {keys.rows(unseen, end).raw(), values.rows(unseen, end).raw(), end - unseen};
+  const auto join = [&](const TensorView& rows) {
+    Tensor& seen = joined.emplace_back(Shape{end - unseen, rows.dim(1)}, rows.dtype());
+    copy_rows(rows.rows(0, prefix), seen.view().rows(0, prefix));
+    copy_rows(rows.rows(prefix + unseen, end), seen.view().rows(prefix, end - unseen));
+    return seen.view().raw();
+  };
+  const void* k = join(keys);
+  const void* v = join(values);
+  return {k, v, end - unseen};
 }
 
 }  // namespace
@@ -45,6 +59,7 @@ TensorView SequenceKv::view(int layer, int which, int64_t rows) const {
 }
 
 void SequenceKv::reserve(int64_t tokens) {
+  tokens += num_prefix_rows_;
   if (tokens <= capacity_)
     return;
   // A quarter more than asked for keeps the number of copies logarithmic in the length.
@@ -53,24 +68,43 @@ void SequenceKv::reserve(int64_t tokens) {
   grown.capacity_ = round_up(wanted, kBlockTokens);
   grown.buffer_ =
       Tensor(Shape{layout_.num_layers, 2, grown.capacity_, layout_.row_features()}, layout_.dtype);
-  for (int layer = 0; length_ > 0 && layer < layout_.num_layers; ++layer) {
-    copy_rows(keys(layer, length_), grown.keys(layer, length_));
-    copy_rows(values(layer, length_), grown.values(layer, length_));
+  const int64_t held = num_prefix_rows_ + length_;
+  for (int layer = 0; held > 0 && layer < layout_.num_layers; ++layer) {
+    copy_rows(keys(layer, held), grown.keys(layer, held));
+    copy_rows(values(layer, held), grown.values(layer, held));
   }
   buffer_ = std::move(grown.buffer_);
   capacity_ = grown.capacity_;
 }
 
 void SequenceKv::append(int layer, const TensorView& k, const TensorView& v) {
-  const int64_t end = length_ + k.dim(0);
+  const int64_t begin = num_prefix_rows_ + length_;
+  const int64_t end = begin + k.dim(0);
   SHARDTUNE_ASSERT(end <= capacity_);
-  copy_rows(k, keys(layer, end).rows(length_, end));
-  copy_rows(v, values(layer, end).rows(length_, end));
+  copy_rows(k, keys(layer, end).rows(begin, end));
+  copy_rows(v, values(layer, end).rows(begin, end));
+}
+
+void SequenceKv::set_prefix(int layer, const TensorView& k, const TensorView& v) {
+  if (length_ > 0)
+    return;  // it stands there since the first tokens
+  const int64_t rows = k.dim(0);
+  if (num_prefix_rows_ != rows) {
+    // Room for the tokens that were asked for and the rows before them; nothing to keep yet.
+    const int64_t tokens = capacity_;
+    num_prefix_rows_ = 0;
+    reserve(tokens + rows);
+    num_prefix_rows_ = rows;
+  }
+  copy_rows(k, keys(layer, rows));
+  copy_rows(v, values(layer, rows));
 }
 
 void SequenceKv::truncate(int64_t tokens) {
-  SHARDTUNE_ASSERT(tokens >= 0 && tokens <= length_);
-  length_ = tokens;
+  SHARDTUNE_ASSERT(tokens >= 0 && tokens <= num_tokens());
+  if (tokens == 0)
+    num_virtual_tokens_ = 0;  // they come again with the next first token
+  length_ = num_virtual_tokens_ + tokens;
 }
 
 void BatchKvCache::begin(std::span<SequenceKv* const> sequences,
@@ -91,6 +125,22 @@ void BatchKvCache::end() {
 
 int64_t BatchKvCache::new_tokens(size_t sample) const {
   return int64_t{sample_offsets_[sample + 1]} - sample_offsets_[sample];
+}
+
+void BatchKvCache::set_prefix(int layer, const TensorView& prefix_k, const TensorView& prefix_v) {
+  for (SequenceKv* sequence : sequences_)
+    sequence->set_prefix(layer, prefix_k, prefix_v);
+}
+
+void BatchKvCache::add_virtual_tokens(int64_t count, std::span<const int32_t> sample_offsets) {
+  SHARDTUNE_ASSERT(sample_offsets.size() == sequences_.size() + 1);
+  wide_offsets_.assign(sample_offsets.begin(), sample_offsets.end());
+  sample_offsets_ = wide_offsets_;
+  for (size_t s = 0; s < sequences_.size(); ++s) {
+    if (sequences_[s]->length() == 0)
+      sequences_[s]->set_num_virtual_tokens(count);
+    sequences_[s]->reserve(sequences_[s]->length() + new_tokens(s));
+  }
 }
 
 int64_t BatchKvCache::past_length(int64_t sample) const {
@@ -119,11 +169,12 @@ void BatchKvCache::attend(int layer, const TensorView& q, const TensorView& k, c
 void BatchKvCache::attend_chunk(int layer, size_t sample, const TensorView& q,
                                 const TensorView& out) const {
   const SequenceKv& sequence = *sequences_[sample];
-  const int64_t past = sequence.length();
-  const int64_t end = past + q.dim(0);
+  const int64_t tokens = sequence.length() + q.dim(0);
   const kernels::AttentionShape& shape = layout_.attention[static_cast<size_t>(layer)];
-  if (shape.window > 0 && shape.window < end && past > 0)
+  if (shape.window > 0 && shape.window < tokens && sequence.length() > 0)
     return attend_chunk_in_window(layer, sample, q, out);
+  const int64_t past = sequence.num_prefix_rows() + sequence.length();
+  const int64_t end = past + q.dim(0);
   const int32_t offsets[2] = {0, narrow<int32_t>(q.dim(0))};
   kernels::AttentionForward args;
   args.shape = shape;
@@ -146,8 +197,9 @@ void BatchKvCache::attend_chunk_in_window(int layer, size_t sample, const Tensor
   const SequenceKv& sequence = *sequences_[sample];
   const kernels::AttentionShape& shape = layout_.attention[static_cast<size_t>(layer)];
   std::vector<kernels::CachedSequence> tokens;
+  std::vector<Tensor> joined;
   for (int64_t i = 0; i < q.dim(0); ++i)
-    tokens.push_back(seen_rows(sequence, layer, sequence.length() + i + 1, shape.window));
+    tokens.push_back(seen_rows(sequence, layer, sequence.length() + i + 1, shape.window, joined));
   kernels::attention_decode(shape, tokens, q, out);
 }
 
@@ -156,17 +208,19 @@ void BatchKvCache::attend_single_tokens(int layer, const TensorView& q,
                                         const TensorView& out) const {
   const kernels::AttentionShape& shape = layout_.attention[static_cast<size_t>(layer)];
   std::vector<kernels::CachedSequence> run;
+  std::vector<Tensor> joined;
   for (size_t s = 0; s < sequences_.size(); ++s) {
     if (new_tokens(s) != 1)
       continue;
-    const int64_t length = sequences_[s]->length() + 1;
-    run.push_back(seen_rows(*sequences_[s], layer, length, shape.window));
+    run.push_back(
+        seen_rows(*sequences_[s], layer, sequences_[s]->length() + 1, shape.window, joined));
     if (s + 1 < sequences_.size() && new_tokens(s + 1) == 1)
       continue;
     const int64_t end = sample_offsets_[s + 1];
     const int64_t begin = end - static_cast<int64_t>(run.size());
     kernels::attention_decode(shape, run, q.rows(begin, end), out.rows(begin, end));
     run.clear();
+    joined.clear();
   }
 }
 

@@ -1,7 +1,7 @@
 // Cached keys and values of generation. Each sequence owns one buffer for all layers, which grows
 // in blocks as tokens arrive; BatchKvCache puts the sequences of one forward pass together and is
-// what the model sees. Rows are rotated keys, oldest first. (Prefix rows of an adapter, once there
-// is one, stand at the front: attention sees the rows before a chunk as a prefix already.)
+// what the model sees. Rows are rotated keys, oldest first; an adapter's prefix rows stand at the
+// front, and attention sees all rows before a chunk as a prefix.
 #pragma once
 
 #include <cstdint>
@@ -34,14 +34,24 @@ class SequenceKv {
   explicit SequenceKv(const KvLayout& layout) : layout_(layout) {}
 
   int64_t length() const { return length_; }
+  /// Of length(), the rows before the first token that are virtual tokens'.
+  int64_t num_virtual_tokens() const { return num_virtual_tokens_; }
+  /// Of length(), the others.
+  int64_t num_tokens() const { return length_ - num_virtual_tokens_; }
+  void set_num_virtual_tokens(int64_t count) { num_virtual_tokens_ = count; }
   int64_t capacity() const { return capacity_; }
   /// Room for `tokens` rows in all; keeps what is there.
   void reserve(int64_t tokens);
   /// Copies rows behind the cached ones; every layer once, then advance().
   void append(int layer, const TensorView& k, const TensorView& v);
   void advance(int64_t tokens) { length_ += tokens; }
-  /// Forgets all rows from `tokens` on.
+  /// Keeps the first `tokens` of num_tokens(), and what adapters put before them.
   void truncate(int64_t tokens);
+
+  /// Rows of an adapter's prefix before the tokens, in every layer; not counted in length(). Before
+  /// the first token.
+  int64_t num_prefix_rows() const { return num_prefix_rows_; }
+  void set_prefix(int layer, const TensorView& k, const TensorView& v);
 
   /// Rows [0, rows) of a layer, [rows, Hk*D].
   TensorView keys(int layer, int64_t rows) const { return view(layer, 0, rows); }
@@ -53,6 +63,8 @@ class SequenceKv {
   KvLayout layout_;
   Tensor buffer_;
   int64_t length_ = 0;
+  int64_t num_prefix_rows_ = 0;
+  int64_t num_virtual_tokens_ = 0;
   int64_t capacity_ = 0;
 };
 
@@ -68,6 +80,8 @@ class BatchKvCache : public models::KvCache {
   void end();
 
   int64_t past_length(int64_t sample) const override;
+  void set_prefix(int layer, const TensorView& prefix_k, const TensorView& prefix_v) override;
+  void add_virtual_tokens(int64_t count, std::span<const int32_t> sample_offsets) override;
   void attend(int layer, const TensorView& q, const TensorView& k, const TensorView& v,
               const TensorView& out) override;
 
@@ -81,6 +95,7 @@ class BatchKvCache : public models::KvCache {
   KvLayout layout_;
   std::span<SequenceKv* const> sequences_;
   std::span<const int32_t> sample_offsets_;
+  std::vector<int32_t> wide_offsets_;  // with virtual tokens
 };
 
 }  // namespace shardtune::inference

@@ -15,7 +15,7 @@ TokenBatch lay_out(std::span<const Feed> feeds) {
   TokenBatch batch;
   batch.sample_offsets.push_back(0);
   for (const Feed& feed : feeds) {
-    const int64_t past = feed.cache->length();
+    const int64_t past = feed.cache->num_tokens();
     for (size_t i = 0; i < feed.ids.size(); ++i) {
       const auto position = narrow<int32_t>(past + static_cast<int64_t>(i));
       batch.ids.push_back(feed.ids[i]);
@@ -111,14 +111,14 @@ void check_options(const GenerationOptions& options) {
   check(options.sampling);
 }
 
-void check_prompt(const models::ModelConfig& config, std::span<const int32_t> ids,
+void check_prompt(const models::ModelConfig& config, int64_t context, std::span<const int32_t> ids,
                   const std::string& where) {
   const int64_t length = std::ssize(ids);
   if (length == 0)
     throw DataError(where +
                     ": expected at least one token, found none. Give a text that is not empty.");
-  if (config.max_position_embeddings > 0 && length > config.max_position_embeddings)
-    throw DataError(where + ": expected at most " + std::to_string(config.max_position_embeddings) +
+  if (context > 0 && length > context)
+    throw DataError(where + ": expected at most " + std::to_string(context) +
                     " tokens (the model's context), found " + std::to_string(length) +
                     ". Shorten it.");
   for (const int32_t id : ids) {

@@ -50,11 +50,11 @@ class NextIds {
 /// ArgumentError: options out of range.
 void check_options(const GenerationOptions& options);
 /// DataError naming `where`: no ids, more than the context holds, ids outside the vocabulary.
-void check_prompt(const models::ModelConfig& config, std::span<const int32_t> ids,
+void check_prompt(const models::ModelConfig& config, int64_t context, std::span<const int32_t> ids,
                   const std::string& where);
 
-/// Takes a chosen id into a prompt's result; true when the sequence goes on. `length` is what its
-/// cache holds.
+/// Takes a chosen id into a prompt's result; true when the sequence goes on. `length`: tokens
+/// in its cache.
 bool take_id(int32_t id, int64_t prompt, int64_t length, int64_t context,
              const GenerationOptions& options, const TokenCallback& on_token, Generation& result);
 

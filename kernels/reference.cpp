@@ -146,7 +146,7 @@ void rope_reference(const TensorView& x, const RopeArgs& args, RopeDirection dir
   const int64_t tokens = x.dim(0), heads = x.dim(1) / (2 * half);
   const double sign = direction == RopeDirection::kForward ? 1.0 : -1.0;
   for (int64_t t = 0; t < tokens; ++t) {
-    const auto position = static_cast<float>(args.positions[static_cast<size_t>(t)] + args.offset);
+    const auto position = static_cast<float>(args.positions[static_cast<size_t>(t)]);
     for (int64_t i = 0; i < half; ++i) {
       const float angle = position * args.inverse_frequencies[static_cast<size_t>(i)];
       const double c = std::cos(double{angle}), s = sign * std::sin(double{angle});

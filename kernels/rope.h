@@ -14,13 +14,12 @@ std::vector<float> rope_inverse_frequencies(int64_t head_dim, double theta);
 
 enum class RopeDirection { kForward, kInverse };  // kInverse rotates gradients back
 
-/// Rotates x [T, heads * D] in place; token t by angle (positions[t] + offset) * inverse_frequency.
+/// Rotates x [T, heads * D] in place; token t by angle positions[t] * inverse_frequency.
 /// Dtypes  f32 | bf16; angles, sin and cos in f32
 /// Source  Su et al. 2021, arXiv:2104.09864
 struct RopeArgs {
   std::span<const int32_t> positions;
   std::span<const float> inverse_frequencies;
-  int64_t offset = 0;
 };
 void rope(const TensorView& x, const RopeArgs& args, RopeDirection direction);
 

@@ -70,7 +70,7 @@ void RopeRows(const TensorView& x, const RopeArgs& args, RopeDirection direction
   tables.cosine.resize(tables.frequencies.size());
   const Row sine{tables.sine.data(), nullptr}, cosine{tables.cosine.data(), nullptr};
   for (int64_t t = begin; t < end; ++t) {
-    const int64_t position = args.positions[static_cast<size_t>(t)] + args.offset;
+    const int64_t position = args.positions[static_cast<size_t>(t)];
     fill_tables(static_cast<float>(position), direction == RopeDirection::kForward ? 1.0f : -1.0f,
                 tables);
     for (int64_t h = 0; h < heads; ++h) {

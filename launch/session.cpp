@@ -94,6 +94,7 @@ void add_model_options(CommandLine& line) {
   line.value("compute-dtype", "D",
              "auto, float32, bfloat16 or int8 (default int8 where the adapter was trained so, else "
              "auto)");
+  line.value("task-id", "N", "the task, for an adapter of several (multitask_prompt_tuning)");
   line.threads_option();
 }
 
@@ -109,12 +110,34 @@ ModelArguments model_arguments(const CommandLine& line) {
   if (line.has("compute-dtype"))
     arguments.compute_dtype = line.choice_or("compute-dtype", "auto",
                                              {"auto", "float32", "bfloat16", "int8"}, {"float16"});
+  arguments.task_id = line.integer_or("task-id", -1, {0, 65535});
   return arguments;
 }
+
+namespace {
+
+/// Before weights are read.
+void check_task(const ModelArguments& arguments) {
+  const int64_t tasks =
+      arguments.adapter.empty()
+          ? 0
+          : adapters::read_adapter_options(arguments.adapter)->front_tokens().tasks;
+  const std::string of_adapter =
+      tasks == 0 ? "no adapter with tasks" : "an adapter of " + std::to_string(tasks) + " tasks";
+  if (arguments.task_id >= tasks && arguments.task_id >= 0)
+    throw ConfigError("--task-id: found " + std::to_string(arguments.task_id) + " and " +
+                      of_adapter + ". Give a task from 0 on, or leave it out.");
+  if (arguments.task_id < 0 && tasks > 1)
+    throw ConfigError("--task-id: expected a task, found none and " + of_adapter +
+                      ". Write for example '--task-id 0'.");
+}
+
+}  // namespace
 
 Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelSource> source)
     : source_(std::move(source)) {
   const auto trained = provenance_of(arguments);
+  check_task(arguments);
   provenance_.base_model = arguments.model;
   if (trained) {
     provenance_ = *trained;
@@ -140,6 +163,8 @@ Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelS
   }
   if (!arguments.adapter.empty())
     adapter_ = adapters::load_adapter(arguments.adapter, *stored_.model);
+  if (arguments.task_id >= 0)
+    adapter_->select_task(arguments.task_id);
 }
 
 std::vector<models::Hooks*> Session::hooks() const {

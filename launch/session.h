@@ -31,6 +31,7 @@ struct ModelArguments {
   std::string quantization;   // "" = as the adapter was trained, else as stored
   std::string compute_dtype;  // auto | float32 | bfloat16 | int8; "" = as trained
   std::string chat_template;  // "" = as the adapter was trained, else auto
+  int64_t task_id = -1;       // of an adapter with tasks; -1: not given
 };
 void add_model_options(CommandLine& line);
 ModelArguments model_arguments(const CommandLine& line);

@@ -115,7 +115,7 @@ class Chat {
   void reply(const std::string& line) {
     const auto turns = with_turn("user", line);
     const std::vector<int32_t> ids = encode_turns(turns, *tokenizer_, *template_);
-    const int64_t context = session_->model().config().max_position_embeddings;
+    const int64_t context = inference::context_of(session_->model(), session_->hooks());
     if (context > 0 && std::ssize(ids) >= context) {
       const std::string message =
           "the conversation: expected fewer than " + std::to_string(context) +

@@ -118,9 +118,15 @@ std::unique_ptr<data::ChatTemplate> template_for_data(const EvalArguments& argum
 }
 
 int64_t max_length_of(const EvalArguments& arguments, const models::ModelConfig& config) {
+  int64_t context = config.max_position_embeddings;
+  if (context > 0 && !arguments.model.adapter.empty())
+    context -= adapters::read_adapter_options(arguments.model.adapter)->front_tokens().positions;
+  if (config.max_position_embeddings > 0 && context < 2)
+    throw ConfigError("--adapter: its virtual tokens fill the model's context of " +
+                      std::to_string(config.max_position_embeddings) + ".");
   if (arguments.max_length > 0)
     return arguments.max_length;
-  return config.max_position_embeddings > 0 ? config.max_position_embeddings : 1024;
+  return context > 0 ? context : 1024;
 }
 
 io::Json evaluate_choice(const EvalArguments& arguments) {

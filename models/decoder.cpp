@@ -5,8 +5,8 @@
 #include <cmath>
 #include <utility>
 
+#include "autograd/matrix_ops.h"
 #include "core/activity.h"
-#include "models/padded_batch.h"
 
 namespace shardtune::models {
 
@@ -75,12 +75,18 @@ kernels::AttentionShape Decoder::attention_shape(int layer) const {
   return shape;
 }
 
+UnitId Decoder::add_front_unit(const std::string& name) {
+  front_units_.push_back(store().add_unit(name));
+  return front_units_.back();
+}
+
 std::vector<UnitId> Decoder::forward_units() const {
   std::vector<UnitId> units = embedding_->lookup_units();
   if (positions_) {
     const std::vector<UnitId> more = positions_->lookup_units();
     units.insert(units.end(), more.begin(), more.end());
   }
+  units.insert(units.end(), front_units_.begin(), front_units_.end());
   units.insert(units.end(), layer_units_.begin(), layer_units_.end());
   units.push_back(final_unit_);
   return units;
@@ -89,16 +95,16 @@ std::vector<UnitId> Decoder::forward_units() const {
 Variable Decoder::forward(Tape& tape, const ForwardOptions& options) {
   SHARDTUNE_ASSERT(options.context.batch != nullptr);
   SHARDTUNE_ASSERT(options.cache == nullptr || !tape.recording());
-  for (const Hooks* hooks : options.hooks) {
-    if (hooks->num_virtual_tokens() > 0)
-      throw UnsupportedError("virtual tokens before the embedding: see docs/status.md.");
-  }
   auto pass = std::make_shared<Pass>();
   pass->options = options;
-  pass->batch = options.cache == nullptr ? pad_batch(*options.context.batch)
-                                         : std::make_shared<TokenBatch>(*options.context.batch);
+  pass->layers = layer_batch(options);
+  pass->batch = pass->layers.batch;
   tape.keep(pass);
-  Variable x = embed(tape, *pass->batch);
+  if (options.cache != nullptr && !pass->layers.virtual_rows.empty()) {
+    const int64_t count = std::ssize(pass->layers.virtual_rows) / std::ssize(pass->layers.samples);
+    options.cache->add_virtual_tokens(count, pass->batch->sample_offsets);
+  }
+  Variable x = run_before_layers(tape, *pass, embed(tape, *pass));
   for (int i = 0; i < static_cast<int>(layer_units_.size()); ++i) {
     const auto body = [this, pass, i](Tape& inner, const Variable& input) {
       Variable output;
@@ -108,12 +114,15 @@ Variable Decoder::forward(Tape& tape, const ForwardOptions& options) {
     x = options.gradient_checkpointing && tape.recording() ? tape.checkpoint(x, body)
                                                            : body(tape, x);
   }
+  if (!pass->layers.token_rows.empty())
+    x = autograd::gather_rows(tape, x, pass->layers.token_rows);
   Variable hidden;
   tape.in_unit(final_unit_, [&] { hidden = final_norm(tape, x); });
   return hidden;
 }
 
-Variable Decoder::embed(Tape& tape, const TokenBatch& batch) const {
+Variable Decoder::embed(Tape& tape, const Pass& pass) const {
+  const TokenBatch& batch = *pass.batch;
   for (const int32_t id : batch.ids) {
     if (id < 0 || id >= config_.vocab_size) {
       throw DataError("token id " + std::to_string(id) + " is outside the model's vocabulary of " +
@@ -121,7 +130,13 @@ Variable Decoder::embed(Tape& tape, const TokenBatch& batch) const {
                       ". Tokenizer and model do not belong together.");
     }
   }
-  const Variable tokens = embedding_->embed(tape, batch.ids);
+  Variable tokens = embedding_->embed(tape, batch.ids);
+  const std::vector<int32_t>& virtual_rows = pass.layers.virtual_rows;
+  if (!virtual_rows.empty()) {
+    Tensor zeros =
+        Tensor::zeros(Shape{std::ssize(virtual_rows), config_.hidden_size}, DType::kFloat32);
+    tokens = autograd::place_rows(tape, tokens, Variable::constant(std::move(zeros)), virtual_rows);
+  }
   if (!positions_)
     return tokens;
   for (const int32_t position : batch.positions) {
@@ -134,11 +149,30 @@ Variable Decoder::embed(Tape& tape, const TokenBatch& batch) const {
   return autograd::add(tape, tokens, positions_->embed(tape, batch.positions));
 }
 
+// Every pass leases the units, whether their hooks take part in it or not: the walk says so.
+Variable Decoder::run_before_layers(Tape& tape, Pass& pass, Variable x) const {
+  pass.shared.resize(pass.options.hooks.size());
+  for (const UnitId unit : front_units_) {
+    tape.in_unit(unit, [&] {
+      const ActivityScope activity(Activity::kAdapters);
+      for (size_t i = 0; i < pass.shared.size(); ++i) {
+        Hooks& hooks = *pass.options.hooks[i];
+        if (hooks.front_unit() != unit)
+          continue;
+        pass.shared[i] = hooks.before_layers(tape, pass.at(-1, i));
+        if (!pass.layers.virtual_rows.empty() && hooks.num_virtual_tokens() > 0)
+          x = place_virtual_rows(tape, x, hooks.virtual_tokens(tape, pass.at(-1, i)), pass.layers);
+      }
+    });
+  }
+  return x;
+}
+
 PrefixKv Decoder::prefix_of(Tape& tape, const Pass& pass, int layer) const {
   const ActivityScope activity(Activity::kAdapters);
   PrefixKv found;
-  for (Hooks* hooks : pass.options.hooks) {
-    PrefixKv prefix = hooks->prefix_kv(tape, pass.at(layer));
+  for (size_t i = 0; i < pass.options.hooks.size(); ++i) {
+    PrefixKv prefix = pass.options.hooks[i]->prefix_kv(tape, pass.at(layer, i));
     if (!prefix.k.defined())
       continue;
     if (found.k.defined())
@@ -154,13 +188,9 @@ Variable Decoder::attend(Tape& tape, const Pass& pass, int index, AttentionInput
   const TokenBatch& batch = *pass.batch;
   const PrefixKv prefix = prefix_of(tape, pass, index);
   if (!inverse_frequencies_.empty()) {
-    const kernels::RopeArgs rope{batch.positions, inverse_frequencies_, prefix.position_offset};
+    const kernels::RopeArgs rope{batch.positions, inverse_frequencies_};
     input.q = autograd::rope(tape, input.q, rope);
     input.k = autograd::rope(tape, input.k, rope);
-  } else if (prefix.k.defined()) {
-    throw UnsupportedError(
-        "prefix keys and values in a model with learned positions: see "
-        "docs/status.md.");
   }
   Variable output;
   if (KvCache* cache = pass.options.cache) {

@@ -10,6 +10,7 @@
 #include "autograd/ops.h"
 #include "models/loader.h"
 #include "models/model.h"
+#include "models/virtual_rows.h"
 
 namespace shardtune::models {
 
@@ -17,6 +18,7 @@ class Decoder : public Model {
  public:
   const ModelConfig& config() const override { return config_; }
   UnitId layer_unit(int layer) const override { return layer_units_[static_cast<size_t>(layer)]; }
+  UnitId add_front_unit(const std::string& name) override;
   const VocabularyTable& head() const override { return head_ ? *head_ : *embedding_; }
   std::vector<const VocabularyTable*> tables() const override;
   std::vector<BaseLinear*> linears() override;
@@ -28,11 +30,16 @@ class Decoder : public Model {
   /// State of one forward pass, shared with the bodies that backward runs again.
   struct Pass {
     ForwardOptions options;
-    std::shared_ptr<const TokenBatch> batch;
-    PassContext at(int layer) const {
+    LayerBatch layers;
+    std::shared_ptr<const TokenBatch> batch;  // of layers
+    std::vector<Variable> shared;             // of each of the hooks, from before the layers
+    /// `hooks`: their place among options.hooks.
+    PassContext at(int layer, size_t hooks = 0) const {
       PassContext context = options.context;
       context.batch = batch.get();
       context.layer = layer;
+      if (hooks < shared.size())
+        context.shared = shared[hooks];
       return context;
     }
   };
@@ -83,11 +90,14 @@ class Decoder : public Model {
 
  private:
   void load_head(Loader& loader, const LoadOptions& options, const Names& names);
-  Variable embed(Tape& tape, const TokenBatch& batch) const;
+  Variable embed(Tape& tape, const Pass& pass) const;
+  /// x with the rows of virtual tokens in it.
+  Variable run_before_layers(Tape& tape, Pass& pass, Variable x) const;
   PrefixKv prefix_of(Tape& tape, const Pass& pass, int layer) const;
 
   std::vector<std::unique_ptr<BaseLinear>> linears_;
   std::unique_ptr<VocabularyTable> embedding_;
+  std::vector<UnitId> front_units_;
   std::vector<UnitId> layer_units_;
   UnitId final_unit_{};
   std::unique_ptr<VocabularyTable> head_;

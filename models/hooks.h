@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,14 +28,14 @@ struct PassContext {
   uint64_t seed = 0;  // of the run
   int64_t step = 0;   // optimizer step, keys dropout
   int layer = -1;     // current layer, -1 outside
+  Variable shared;    // what before_layers() of the same hooks returned
 };
 
 /// K and V rows that every token of every sample attends to (prefix tuning): [n, Hk*D], not
-/// rotated; positions of real tokens are moved by position_offset.
+/// rotated.
 struct PrefixKv {
   Variable k;
   Variable v;
-  int64_t position_offset = 0;
 };
 
 /// What hook (4) sees of one attention.
@@ -86,8 +87,18 @@ class Hooks {
 
   /// (2) Virtual tokens per sample, laid before the embedded tokens. `data` reserves room for them.
   virtual int64_t num_virtual_tokens() const { return 0; }
-  /// Rows [num_virtual_tokens, H] f32 for each sample, wanted when num_virtual_tokens() > 0.
+  /// Their embeddings [num_virtual_tokens, H] f32, the same for each sample, or those of every task
+  /// in turn, of which a sample takes its own. Called in front_unit() when num_virtual_tokens() >
+  /// 0.
   virtual Variable virtual_tokens(Tape& tape, const PassContext& context) { return {}; }
+
+  /// Work of a pass before its layers, in a unit of the hooks' own (Model::add_front_unit): what
+  /// they find in PassContext::shared later.
+  virtual std::optional<UnitId> front_unit() const { return std::nullopt; }
+  virtual Variable before_layers(Tape& tape, const PassContext& context) { return {}; }
+
+  /// Positions of the model's context that stand before every sample: its tokens move by as many.
+  virtual int64_t num_positions() const { return num_virtual_tokens(); }
 
   /// (3) Prefix K/V of a layer; k undefined means none.
   virtual PrefixKv prefix_kv(Tape& tape, const PassContext& context) { return {}; }

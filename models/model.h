@@ -33,6 +33,11 @@ class KvCache {
   virtual void set_prefix(int layer, const TensorView& prefix_k, const TensorView& prefix_v) {
     throw UnsupportedError("this key/value cache holds no prefix rows. See docs/status.md.");
   }
+  /// The samples of this call have tokens as `sample_offsets` says, since those at their first
+  /// tokens have `count` virtual tokens before them (hook 2).
+  virtual void add_virtual_tokens(int64_t count, std::span<const int32_t> sample_offsets) {
+    throw UnsupportedError("this key/value cache holds no virtual tokens. See docs/status.md.");
+  }
   /// Appends k, v [T,Hk*D] (rotated) of `layer` for the batch's samples and computes attention of
   /// q [T,A*D] over everything cached, into out [T,A*D].
   virtual void attend(int layer, const TensorView& q, const TensorView& k, const TensorView& v,
@@ -76,6 +81,8 @@ class Model {
   /// Heads, scale and window of a layer's attention.
   virtual kernels::AttentionShape attention_shape(int layer) const = 0;
   virtual UnitId layer_unit(int layer) const = 0;
+  /// Adds a unit that every pass leases before the layers, for Hooks::before_layers.
+  virtual UnitId add_front_unit(const std::string& name) = 0;
 
   /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache
   /// T' is padded_tokens(T): the rows past T are padding without meaning.

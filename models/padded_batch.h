@@ -9,6 +9,6 @@
 namespace shardtune::models {
 
 /// Copy of `batch` with padding tokens (id 0) as a last sample; num_trained_tokens is unchanged.
-std::shared_ptr<const TokenBatch> pad_batch(const TokenBatch& batch);
+std::shared_ptr<TokenBatch> pad_batch(const TokenBatch& batch);
 
 }  // namespace shardtune::models

@@ -18,7 +18,7 @@ std::vector<double> log_likelihoods(models::Model& model, const std::vector<data
   std::vector<double> sums(samples.size(), 0.0);
   int64_t done = 0;
   for (const data::MicroBatchPlan& micro_batch :
-       data::plan_evaluation(samples, options.max_tokens)) {
+       data::plan_evaluation(samples, options.max_tokens, options.num_virtual_tokens())) {
     const TokenBatch batch = data::collate(samples, micro_batch);
     models::ForwardOptions forward;
     forward.context.batch = &batch;

@@ -115,6 +115,7 @@ data::DatasetFile read_dataset_file(const YamlNode& element, Findings& findings)
   file.format = element.choice_or("format", "auto", choices);
   if (std::find(formats.begin(), formats.end(), file.format) == formats.end())
     findings.unsupported(element, "format", "data format '" + file.format + "'");
+  file.task_id = static_cast<int32_t>(element.integer_or("task_id", -1, {0, 65535}));
   const YamlNode columns = element.section("columns");
   for (const char* word :
        {"prompt", "completion", "messages", "role", "content", "text", "instruction", "input",

@@ -34,7 +34,7 @@ std::string text_of(const std::vector<data::DatasetFile>& files) {
       columns += (columns.empty() ? "" : ", ") + word + ": " + quoted(key);
     list += std::string(list.empty() ? "" : ", ") + "{path: " + quoted(file.path) +
             ", format: " + file.format + (columns.empty() ? "" : ", columns: {" + columns + "}") +
-            "}";
+            (file.task_id < 0 ? "" : ", task_id: " + std::to_string(file.task_id)) + "}";
   }
   return "[" + list + "]";
 }

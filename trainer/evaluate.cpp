@@ -32,7 +32,8 @@ void check_finite(const data::Dataset& dataset, const std::vector<data::MicroBat
 
 LossResult evaluate_loss(models::Model& model, const data::Dataset& dataset,
                          parallel::Communicator& comm, const EvaluateOptions& options) {
-  const auto plan = data::plan_evaluation(dataset.samples, options.max_tokens);
+  const auto plan =
+      data::plan_evaluation(dataset.samples, options.max_tokens, options.num_virtual_tokens());
   const auto num_micro_batches = static_cast<int64_t>(plan.size());
   const auto objective = objectives::objectives().at("sft")();
   parallel::LossSum losses(comm);

@@ -20,6 +20,13 @@ namespace shardtune::trainer {
 
 struct EvaluateOptions {
   std::vector<models::Hooks*> hooks;  // the adapter, if any
+  /// Of all hooks together, before each sample.
+  int64_t num_virtual_tokens() const {
+    int64_t count = 0;
+    for (const models::Hooks* each : hooks)
+      count += each->num_virtual_tokens();
+    return count;
+  }
   /// Tokens of one micro-batch; part of what fixes the bits.
   int64_t max_tokens = 2048;
   int64_t max_new_tokens = 256;                               // of an answer (exact match)

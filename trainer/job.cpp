@@ -14,6 +14,10 @@
 namespace shardtune::trainer {
 namespace {
 
+adapters::FrontTokens front_tokens(const Job& job) {
+  return job.config.adapter.options->front_tokens();
+}
+
 /// The template, or null where none is needed: raw completions and plain text.
 std::unique_ptr<data::ChatTemplate> choose_template(const Job& job) {
   const std::string& name = job.config.data.chat_template;
@@ -41,7 +45,7 @@ data::Dataset load_files(const Job& job, const std::vector<data::DatasetFile>& f
   data::DatasetOptions options;
   options.files = files;
   options.train_on = job.config.data.train_on;
-  options.max_length = job.config.data.max_length;
+  options.max_length = job.config.data.max_length - front_tokens(job).rows;
   return data::load_dataset(options, *job.tokenizer, job.chat.get());
 }
 
@@ -92,6 +96,41 @@ void check_context(const Job& job) {
                       std::to_string(job.config.data.max_length) +
                       ". Write 'max_length: " + std::to_string(context) + "'.");
   }
+  const adapters::FrontTokens front = front_tokens(job);
+  const int64_t max_length = job.config.data.max_length;
+  if (front.positions > 0 && front.positions >= max_length) {
+    throw ConfigError("adapter.num_virtual_tokens: expected less than data.max_length (" +
+                      std::to_string(max_length) + "), found " + std::to_string(front.positions) +
+                      ". Give fewer virtual tokens or a larger data.max_length.");
+  }
+  // What stands beside the rows of the batch takes positions of its own.
+  const int64_t beside = front.positions - front.rows;
+  if (context > 0 && max_length + beside > context) {
+    throw ConfigError("data.max_length: expected at most " + std::to_string(context - beside) +
+                      " (the model's context of " + std::to_string(context) +
+                      " without the adapter's " + std::to_string(beside) +
+                      " virtual tokens), found " + std::to_string(max_length) +
+                      ". Write 'max_length: " + std::to_string(context - beside) + "'.");
+  }
+}
+
+/// Every data file says which of the adapter's tasks it is of.
+void check_tasks(const Job& job) {
+  const int64_t tasks = front_tokens(job).tasks;
+  for (const auto* files : {&job.config.data.train, &job.config.data.eval}) {
+    for (const data::DatasetFile& file : *files) {
+      const std::string where = "data: " + file.path + ": task_id: ";
+      if (tasks == 0 && file.task_id >= 0)
+        throw ConfigError(where + "has no effect with adapter.method '" +
+                          std::string(job.config.adapter.options->method()) + "'. Leave it out.");
+      if (tasks > 1 && file.task_id < 0)
+        throw ConfigError(where + "expected one of the adapter's " + std::to_string(tasks) +
+                          " tasks, found none. Write for example 'task_id: 0'.");
+      if (tasks > 0 && file.task_id >= tasks)
+        throw ConfigError(where + "expected less than adapter.num_tasks (" + std::to_string(tasks) +
+                          "), found " + std::to_string(file.task_id) + ".");
+    }
+  }
 }
 
 }  // namespace
@@ -103,6 +142,7 @@ data::PlanOptions plan_options(const RunConfig& config) {
   options.micro_batch_size = config.training.micro_batch_size;
   options.global_batch_size = config.training.global_batch_size;
   options.seed = config.training.seed;
+  options.num_virtual_tokens = config.adapter.options->front_tokens().rows;
   return options;
 }
 
@@ -110,6 +150,7 @@ void read_data(Job& job) {
   const RunConfig& config = job.config;
   job.source = models::open_model_source(config.model.model_name_or_path);
   check_context(job);
+  check_tasks(job);
   job.tokenizer = data::load_tokenizer(config.model.model_name_or_path);
   job.chat = choose_template(job);
   job.train_set = load_files(job, config.data.train);
@@ -217,6 +258,7 @@ void load(Job& job) {
   } else {
     adapters::InitContext start(config.training.seed);
     start.source = job.source.get();
+    start.encode = [&job](const std::string& text) { return job.tokenizer->encode(text, {}); };
     const TokenBatch sample =
         data::collate(job.train_set.samples, calibration_samples(job.train_set.samples));
     start.num_tokens = sample.num_tokens();

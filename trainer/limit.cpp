@@ -22,15 +22,18 @@ StepFlops step_flops(const Job& job, const data::StepPlan& plan) {
     if (table->is_trained())
       rows += static_cast<double>(table->vocab_size()) * static_cast<double>(table->hidden_size());
   }
-  double pairs = 0.0;  // of a query and a key, over all samples
+  const adapters::FrontTokens front = job.config.adapter.options->front_tokens();
+  double tokens = 0.0;  // virtual ones in the rows too
+  double pairs = 0.0;   // of a query and a key, over all samples
   for (const data::MicroBatchPlan& micro_batch : plan.micro_batches) {
+    tokens += static_cast<double>(micro_batch.num_rows());
     for (const int64_t sample : micro_batch.samples) {
-      const auto length = static_cast<double>(job.train_set.samples[sample].ids.size());
-      pairs += length * (length + 1.0) / 2.0;
+      const auto length =
+          static_cast<double>(std::ssize(job.train_set.samples[sample].ids) + front.rows);
+      pairs += length * ((length + 1.0) / 2.0 + static_cast<double>(front.positions - front.rows));
     }
   }
   const models::ModelConfig& config = job.model->config();
-  const auto tokens = static_cast<double>(plan.num_tokens);
   const auto trained = static_cast<double>(plan.num_trained_tokens);
   const double forwards = job.config.training.gradient_checkpointing ? 2.0 : 1.0;
   const double attention = 4.0 * pairs * static_cast<double>(config.q_features()) *
@@ -39,8 +42,12 @@ StepFlops step_flops(const Job& job, const data::StepPlan& plan) {
   flops.linears = 2.0 * weights * tokens * (forwards + 1.0);
   if (job.config.model.computes_in_int8() && kernels::has_fast_int8())
     flops.linears /= 2.0;
+  // What makes virtual tokens works on them alone, once per micro-batch.
+  const double adapted = front.positions > 0 ? static_cast<double>(front.positions) *
+                                                   static_cast<double>(plan.micro_batches.size())
+                                             : tokens;
   flops.adapters = 2.0 * (static_cast<double>(job.store->num_trainable_elements()) - rows) *
-                   tokens * (forwards + 2.0);
+                   adapted * (forwards + 2.0);
   flops.attention = attention * (forwards + 2.5);
   flops.head = (job.model->head().is_trained() ? 6.0 : 4.0) *
                static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size) *

@@ -98,7 +98,8 @@ PlannedData data_of(const Job& job, const PlanChoice& choice) {
   if (!is_cut && choice.micro_batch_size == training.micro_batch_size)
     return data;
   if (is_cut) {
-    data.cut = cut_samples(job.train_set.samples, choice.max_length);
+    data.cut = cut_samples(job.train_set.samples,
+                           choice.max_length - plan_options(job.config).num_virtual_tokens);
     data.samples = &data.cut;
   }
   data::PlanOptions options = plan_options(job.config);
@@ -127,7 +128,7 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
     shape.micro_batches = std::max(shape.micro_batches, count);
     for (int64_t m = 0; m < count; ++m) {
       data::MicroBatchPlan& longest = shape.longest[PlannedStore::num_slots(m / ranks * ranks)];
-      if (step.micro_batches[m].num_tokens > longest.num_tokens)
+      if (step.micro_batches[m].num_rows() > longest.num_rows())
         longest = step.micro_batches[m];
     }
   }
@@ -223,8 +224,9 @@ class Walk {
   void evaluate() {
     const std::vector<data::Sample>& samples = job_.eval_set.samples;
     data::MicroBatchPlan longest;
-    for (auto& plan : data::plan_evaluation(samples, EvaluateOptions{}.max_tokens)) {
-      if (plan.num_tokens > longest.num_tokens)
+    for (auto& plan : data::plan_evaluation(samples, EvaluateOptions{}.max_tokens,
+                                            adapter_->num_virtual_tokens())) {
+      if (plan.num_rows() > longest.num_rows())
         longest = std::move(plan);
     }
     if (longest.num_tokens == 0)
@@ -366,7 +368,8 @@ PlanChoice configured_choice(const RunConfig& config) {
           config.quantization,
           parallel.offload_param.is_nvme() ? FrozenPlace::kNvme
           : shares                         ? FrozenPlace::kHost
-                                           : FrozenPlace::kMemory};
+                                           : FrozenPlace::kMemory,
+          std::max(PlanChoice{}.shortest_length, plan_options(config).num_virtual_tokens + 2)};
 }
 
 PlanChoice PlanChoice::at_stage(ZeroStage other) const {
@@ -392,7 +395,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   const PlannedData data = data_of(job, choice);
   const StepShape shape = shape_of_steps(data, ranks);
   const data::MicroBatchPlan probe = data.plan->longest_micro_batch(data.last_step);
-  plan.longest_tokens = probe.num_tokens;
+  plan.longest_tokens = probe.num_rows();
   plan.micro_batches_per_step = shape.micro_batches;
 
   DryRun dry_run;

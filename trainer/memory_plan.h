@@ -24,6 +24,7 @@ struct PlanChoice {
   int64_t max_length = 1024;
   quant::QuantizationOptions quantization;
   parallel::FrozenPlace base = parallel::FrozenPlace::kMemory;  // kHost: share_base_per_host
+  int64_t shortest_length = 64;                                 // max_length is not lowered below
 
   /// This choice at another stage; at stage 3 no host has a whole base to share.
   PlanChoice at_stage(parallel::ZeroStage other) const;

@@ -13,7 +13,6 @@ using parallel::FrozenPlace;
 using parallel::ZeroStage;
 
 constexpr size_t kMaxSuggestions = 3;
-constexpr int64_t kMinLength = 64;
 constexpr ZeroStage kStages[] = {ZeroStage::k0, ZeroStage::k1, ZeroStage::k2, ZeroStage::k3};
 
 /// Keys that differ, as options of the command line.
@@ -78,7 +77,7 @@ std::optional<RunPlan> shrink_until_it_fits(const PlanFunction& plan, PlanChoice
     if (fits(found, host))
       return found;
     const bool has_rows = choice.micro_batch_size > 1;
-    const bool has_length = choice.max_length >= 2 * kMinLength;
+    const bool has_length = choice.max_length >= 2 * choice.shortest_length;
     if (has_rows && (shrink == Shrink::kRowsFirst || !has_length))
       choice.micro_batch_size /= 2;
     else if (has_length)

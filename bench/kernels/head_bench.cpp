@@ -65,7 +65,7 @@ void row_bench(benchmark::State& state) {
         swiglu_backward({y, x, y, z, w});
         break;
       case 4:
-        rope(z, {positions, frequencies, 0}, RopeDirection::kForward);
+        rope(z, {positions, frequencies}, RopeDirection::kForward);
         break;
       case 5:
         dropout(x, 0.1f, {3, samples, positions}, z, Accumulate::kNo);

@@ -7,6 +7,9 @@
 #include <filesystem>
 
 #include "adapters/adapter.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/yaml_node.h"
 #include "kernels/elementwise.h"
 #include "models/head.h"
 #include "objectives/sft.h"
@@ -22,6 +25,9 @@ using testing::make_batch;
 using testing::read_int32;
 using testing::read_tensor;
 using testing::SmallModel;
+
+/// The run's section that trains an adapter whose saved tensors are not what is trained.
+std::string trained_section(const std::string& folder) { return folder + "/run.yaml"; }
 
 /// Folders with an adapter and what PEFT computes with it.
 std::vector<std::string> cases() {
@@ -49,19 +55,29 @@ models::LoadOptions load_options(const std::string& folder) {
   return options;
 }
 
-class AdapterGolden : public ::testing::TestWithParam<std::string> {
+std::vector<std::string> trained_cases() {
+  std::vector<std::string> paths = cases();
+  std::erase_if(paths, [](const std::string& path) {
+    return !std::filesystem::exists(trained_section(path));
+  });
+  return paths;
+}
+
+class GoldenCase : public ::testing::TestWithParam<std::string> {
  protected:
-  AdapterGolden()
-      : expected_(io::open_safetensors(GetParam() + "/expected.safetensors")),
-        adapter_(load_adapter(GetParam(), *small_.model)) {
+  GoldenCase() : expected_(io::open_safetensors(GetParam() + "/expected.safetensors")) {
     const auto inputs = io::open_safetensors(golden_llama("lora_qv") + "/expected.safetensors");
     for (const char* i : {"0", "1"}) {
       ids_.push_back(read_int32(*inputs, std::string("input_ids_") + i));
       labels_.push_back(read_int32(*inputs, std::string("labels_") + i));
     }
     batch_ = make_batch(ids_, labels_);
-    small_.store.seal();
+    batch_.task_ids = {1, 0};
   }
+
+  void expect_logits();
+  double train(bool recompute);
+  void expect_near(const std::vector<float>& found, const std::string& name) const;
 
   models::ForwardOptions options() {
     models::ForwardOptions options = small_.forward_options(batch_);
@@ -76,7 +92,15 @@ class AdapterGolden : public ::testing::TestWithParam<std::string> {
   TokenBatch batch_;
 };
 
-TEST_P(AdapterGolden, LogitsEqualPeft) {
+class AdapterGolden : public GoldenCase {
+ protected:
+  AdapterGolden() {
+    adapter_ = load_adapter(GetParam(), *small_.model);
+    small_.store.seal();
+  }
+};
+
+void GoldenCase::expect_logits() {
   autograd::Tape tape(small_.store, autograd::Recording::kOff);
   const auto hidden = small_.model->forward(tape, options());
   const Tensor logits = models::head_logits(small_.model->head(), hidden.value());
@@ -90,39 +114,96 @@ TEST_P(AdapterGolden, LogitsEqualPeft) {
   }
 }
 
+double GoldenCase::train(bool recompute) {
+  small_.store.begin_step(1);
+  small_.store.begin_micro_batch(0);
+  models::ForwardOptions training = options();
+  training.gradient_checkpointing = recompute;
+  const auto result = objectives::make_next_token()->train(
+      *small_.model, training, 1.0f / static_cast<float>(batch_.num_trained_tokens));
+  small_.store.end_round();
+  small_.store.finish_gradients();
+  return result.loss_sum / static_cast<double>(result.num_trained_tokens);
+}
+
+void GoldenCase::expect_near(const std::vector<float>& found, const std::string& name) const {
+  const auto want = read_tensor(*expected_, name);
+  ASSERT_EQ(found.size(), want.size()) << name;
+  // Forward and back: twice the depth.
+  const double bound = tolerance::network(64, 60) * std::max(largest(want), 1e-3);
+  for (size_t i = 0; i < want.size(); ++i)
+    ASSERT_NEAR(found[i], want[i], bound) << name;
+}
+
+TEST_P(AdapterGolden, LogitsEqualPeft) { expect_logits(); }
+
 TEST_P(AdapterGolden, LossAndEveryGradientEqualPeft) {
   for (const bool recompute : {false, true}) {
-    small_.store.begin_step(1);
-    small_.store.begin_micro_batch(0);
-    models::ForwardOptions training = options();
-    training.gradient_checkpointing = recompute;
-    const auto result = objectives::make_next_token()->train(
-        *small_.model, training, 1.0f / static_cast<float>(batch_.num_trained_tokens));
-    small_.store.end_round();
-    small_.store.finish_gradients();
-    const double loss = result.loss_sum / static_cast<double>(result.num_trained_tokens);
+    const double loss = train(recompute);
     EXPECT_NEAR(loss, read_tensor(*expected_, "loss")[0], tolerance::network(64, 30) * loss);
+    if (std::filesystem::exists(trained_section(GetParam())))
+      continue;  // TrainedForm has the gradients
     for (const SavedTensor& tensor : adapter_->saved_tensors()) {
       if (tensor.sources.empty())
         continue;  // a constant
-      const std::string key = "grad.base_model.model." + tensor.name;
+      const std::string key = "grad." + tensor.prefix + tensor.name;
       if (expected_->find(key) == nullptr) {
         EXPECT_TRUE(tensor.name == "lm_head.weight") << tensor.name;  // tied: once among PEFT's
         continue;
       }
-      const auto want = read_tensor(*expected_, key);
-      std::vector<std::vector<float>> parts;
+      std::vector<std::vector<float>> gradients;
       for (const ParameterId id : tensor.sources)
-        parts.push_back(small_.gradient(small_.store.spec(id).name));
-      std::vector<float> found(want.size());
-      ASSERT_EQ(tensor.shape.numel(), std::ssize(want));
-      tensor.compose(parts, found);
-      // Forward and back: twice the depth.
-      const double bound = tolerance::network(64, 60) * std::max(largest(want), 1e-3);
-      for (size_t i = 0; i < want.size(); ++i)
-        ASSERT_NEAR(found[i], want[i], bound) << tensor.name;
+        gradients.push_back(small_.gradient(small_.store.spec(id).name));
+      std::vector<float> found(static_cast<size_t>(tensor.shape.numel()));
+      tensor.compose(gradients, found);  // linear in the sources
+      expect_near(found, key);
     }
   }
+}
+
+/// Adapters that are trained in another form than they are saved in.
+class TrainedForm : public GoldenCase {
+ protected:
+  TrainedForm() {
+    const std::string path = trained_section(GetParam());
+    io::ConfigErrors errors;
+    const io::YamlNode section =
+        io::YamlNode::parse(io::read_text_file(path, 1 << 16), path, errors);
+    adapter_ = adapter_options_from_yaml(section)->attach(*small_.model);
+    EXPECT_TRUE(errors.messages().empty());
+    small_.store.seal();
+    for (const AdapterTensor& tensor : adapter_->tensors()) {
+      const auto values = read_tensor(*expected_, "value." + tensor.name);
+      small_.store.publish(tensor.id, std::as_bytes(std::span(values)));
+    }
+  }
+};
+
+TEST_P(TrainedForm, LogitsLossAndEveryGradientEqualPeft) {
+  expect_logits();
+  for (const bool recompute : {false, true}) {
+    const double loss = train(recompute);
+    EXPECT_NEAR(loss, read_tensor(*expected_, "loss")[0], tolerance::network(64, 30) * loss);
+    for (const AdapterTensor& tensor : adapter_->tensors())
+      expect_near(small_.gradient(tensor.name), "grad." + tensor.name);
+  }
+}
+
+TEST_P(TrainedForm, IsSavedAsPeftSavesIt) {
+  const auto file = io::open_safetensors(GetParam() + "/adapter_model.safetensors");
+  for (const SavedTensor& tensor : adapter_->saved_tensors()) {
+    std::vector<std::vector<float>> sources;
+    for (const ParameterId id : tensor.sources)
+      sources.push_back(read_tensor(*expected_, "value." + small_.store.spec(id).name));
+    std::vector<float> found(static_cast<size_t>(tensor.shape.numel()));
+    tensor.compose(sources, found);
+    const auto want = read_tensor(*file, tensor.prefix + tensor.name);
+    ASSERT_EQ(found.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i)
+      ASSERT_NEAR(found[i], want[i], tolerance::network(64, 3) * largest(want)) << tensor.name;
+  }
+  const io::Json theirs = io::read_json_file(GetParam() + "/adapter_config.json");
+  EXPECT_EQ(adapter_->peft_config("tied_gqa").dump(), theirs.dump());
 }
 
 TEST_P(AdapterGolden, MergedWeightsGiveTheSameLogits) {
@@ -167,10 +248,12 @@ TEST_P(AdapterGolden, MergedWeightsGiveTheSameLogits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, AdapterGolden, ::testing::ValuesIn(cases()),
-                         [](const auto& info) {
-                           return std::filesystem::path(info.param).filename().string();
-                         });
+std::string case_name(const ::testing::TestParamInfo<std::string>& info) {
+  return std::filesystem::path(info.param).filename().string();
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, AdapterGolden, ::testing::ValuesIn(cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Methods, TrainedForm, ::testing::ValuesIn(trained_cases()), case_name);
 
 }  // namespace
 }  // namespace shardtune::adapters

@@ -112,7 +112,7 @@ TEST_F(OpsTest, RopeAndAttentionGoBackWithPrefixAndSamples) {
   check(
       {{7, 16}, {7, 8}, {7, 8}, {2, 8}, {2, 8}},
       [&](Tape& tape, const auto& x) {
-        const kernels::RopeArgs args{kPositions, kInverse, 2};
+        const kernels::RopeArgs args{kPositions, kInverse};
         const Variable q = rope(tape, scaled(tape, x[0], 1.0f), args);
         const Variable k = rope(tape, scaled(tape, x[1], 1.0f), args);
         return attention(tape, {q, k, x[2], x[3], x[4], kOffsets}, shape);

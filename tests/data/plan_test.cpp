@@ -177,6 +177,25 @@ TEST(DataPlan, LongestMicroBatchIsTheMostTokensOfTheFirstSteps) {
   }
 }
 
+TEST(DataPlan, RowsHaveRoomForTheVirtualTokensOfEverySample) {
+  const auto samples = make_samples(300, 200);
+  PlanOptions options = small_options();
+  options.micro_batch_size = 1;
+  options.num_virtual_tokens = 40;
+  const DataPlan plan(samples, options);
+  int64_t most = 0;
+  for (int64_t step = 0; step < plan.steps_in_epoch(0); ++step) {
+    for (const MicroBatchPlan& micro_batch : plan.step(step).micro_batches) {
+      EXPECT_EQ(micro_batch.num_virtual_tokens, 40 * std::ssize(micro_batch.samples));
+      EXPECT_LE(micro_batch.num_rows(), options.max_length);
+      most = std::max(most, micro_batch.num_rows());
+    }
+  }
+  EXPECT_GT(most, options.max_length - 40);
+  options.num_virtual_tokens = 57;  // a sample of 200 tokens has no row any more
+  EXPECT_THROW(DataPlan(samples, options), ArgumentError);
+}
+
 TEST(DataPlan, RefusesSamplesLongerThanARowAndEmptySets) {
   const auto samples = make_samples(10, 256);
   PlanOptions options = small_options();

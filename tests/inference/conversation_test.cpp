@@ -5,6 +5,7 @@
 
 #include "adapters/adapter.h"
 #include "core/error.h"
+#include "io/yaml_node.h"
 #include "tests/support/small_model.h"
 
 namespace shardtune::inference {
@@ -49,6 +50,37 @@ TEST(Conversation, RepliesAreThoseOfWholePasses) {
   options.sampling.temperature = 1.0;
   options.sampling.seed = 5;
   expect_replies_of_whole_passes(small, {adapter.get()}, options);
+}
+
+// Rows that adapters put before the tokens stay in the cache between turns, and come again when
+// nothing of a turn is kept.
+TEST(Conversation, KeepsWhatAdaptersPutBeforeTheTokens) {
+  for (const char* section : {"{method: prefix_tuning, num_virtual_tokens: 5}",
+                              "{method: prompt_tuning, num_virtual_tokens: 5}"}) {
+    SmallModel small("tied_gqa");
+    io::ConfigErrors errors;
+    const auto adapter =
+        adapters::adapter_options_from_yaml(io::YamlNode::parse(section, "", errors))
+            ->attach(*small.model);
+    small.store.seal();
+    adapter->initialize(adapters::InitContext(3));
+    GenerationOptions options;
+    options.max_new_tokens = 7;
+    expect_replies_of_whole_passes(small, {adapter.get()}, options);
+    Conversation conversation(*small.model, {adapter.get()}, options);
+    for (const Ids& ids : {Ids{1, 2, 3, 4}, Ids{9, 8, 7}, Ids{9, 8, 6, 5}, Ids{9}}) {
+      const std::vector<Ids> whole = {ids};
+      EXPECT_EQ(conversation.reply(ids).ids,
+                generate(*small.model, {adapter.get()}, whole, options)[0].ids)
+          << section << ids.size();
+    }
+    options.max_new_tokens = 100;
+    Conversation full(*small.model, {adapter.get()}, options);
+    const Generation found = full.reply(Ids(55, 1));  // 5 + 55 of 64
+    EXPECT_EQ(found.reason, StopReason::kContextFull);
+    EXPECT_EQ(found.ids.size(), 5u);
+    EXPECT_THROW(full.reply(Ids(60, 1)), DataError);
+  }
 }
 
 TEST(Conversation, ForgetsWhatTheNewTurnsDoNotBeginWith) {

@@ -8,6 +8,7 @@
 #include "adapters/adapter.h"
 #include "core/parallel_for.h"
 #include "inference/kv_cache.h"
+#include "io/yaml_node.h"
 #include "models/head.h"
 #include "tests/support/small_model.h"
 
@@ -79,6 +80,38 @@ TEST(Generate, FollowsTheAdaptersHooks) {
   for (size_t i = 0; i < prompts.size(); ++i)
     EXPECT_EQ(with[i], continue_by_whole_passes(small, hooks, prompts[i], 8)) << i;
   EXPECT_NE(with, ids_of(generate(*small.model, {}, prompts, options)));
+}
+
+// Prefixes and virtual tokens stand in front of the cached tokens, in chunked prompts and under a
+// window too.
+void expect_whole_passes_with(const std::string& section) {
+  for (const char* name : {"tied_gqa", "families/mistral_window"}) {
+    SmallModel small(name);
+    io::ConfigErrors errors;
+    const auto adapter =
+        adapters::adapter_options_from_yaml(io::YamlNode::parse(section, "", errors))
+            ->attach(*small.model);
+    small.store.seal();
+    adapter->initialize(adapters::InitContext(3));
+    const auto prompts = golden_prompts("tied_gqa");
+    GenerationOptions options;
+    options.max_new_tokens = 12;
+    const Hooks hooks = {adapter.get()};
+    const auto found = ids_of(generate(*small.model, hooks, prompts, options));
+    for (size_t i = 0; i < prompts.size(); ++i)
+      EXPECT_EQ(found[i], continue_by_whole_passes(small, hooks, prompts[i], 12)) << name << i;
+    EXPECT_NE(found, ids_of(generate(*small.model, {}, prompts, options)));
+    options.max_prefill_tokens = 4;
+    EXPECT_EQ(ids_of(generate(*small.model, hooks, prompts, options)), found) << name;
+  }
+}
+
+TEST(Generate, KeepsAnAdaptersPrefixInTheCache) {
+  expect_whole_passes_with("{method: prefix_tuning, num_virtual_tokens: 5}");
+}
+
+TEST(Generate, KeepsVirtualTokensInTheCache) {
+  expect_whole_passes_with("{method: prompt_tuning, num_virtual_tokens: 5}");
 }
 
 /// 77 different prompts: more than a decode step takes together.

@@ -21,7 +21,7 @@ TEST(Rope, EqualsTheReferenceInBothDirections) {
       for (const auto direction : {RopeDirection::kForward, RopeDirection::kInverse}) {
         const std::vector<float> frequencies = rope_inverse_frequencies(head_dim, 10000.0);
         const std::vector<int32_t> positions = positions_of(19);
-        const RopeArgs args{positions, frequencies, 5};
+        const RopeArgs args{positions, frequencies};
         const Tensor x = random_tensor({19, 3 * head_dim}, dtype, 1);
         const Tensor expected = converted(x, DType::kFloat32);
         rope(x, args, direction);
@@ -42,8 +42,8 @@ TEST(Rope, InverseTurnsBack) {
   const std::vector<float> frequencies = rope_inverse_frequencies(64, 1e4);
   const std::vector<int32_t> positions = positions_of(7);
   const Tensor x = random_tensor({7, 128}, DType::kFloat32, 1), before = x.clone();
-  rope(x, {positions, frequencies, 0}, RopeDirection::kForward);
-  rope(x, {positions, frequencies, 0}, RopeDirection::kInverse);
+  rope(x, {positions, frequencies}, RopeDirection::kForward);
+  rope(x, {positions, frequencies}, RopeDirection::kInverse);
   for (int64_t i = 0; i < x.numel(); ++i)
     EXPECT_NEAR(x.data<float>()[i], before.data<float>()[i], 1e-5);
 }
@@ -52,7 +52,7 @@ TEST(Rope, PositionZeroChangesNothingAndPairsAreHalvesApart) {
   const std::vector<float> frequencies = rope_inverse_frequencies(4, 100.0);
   const std::vector<int32_t> positions = {0, 2};
   const Tensor x = Tensor::from(std::vector<float>{1, 2, 3, 4, 1, 0, 0, 0}, {2, 4});
-  rope(x, {positions, frequencies, 0}, RopeDirection::kForward);
+  rope(x, {positions, frequencies}, RopeDirection::kForward);
   for (int i = 0; i < 4; ++i)
     EXPECT_EQ(x.data<float>()[i], static_cast<float>(i + 1));
   EXPECT_NEAR(x.data<float>()[4], std::cos(2.0), 1e-6);
@@ -66,9 +66,9 @@ TEST(Rope, RefusesOddHeadsAndMissingPositions) {
   const std::vector<float> frequencies = rope_inverse_frequencies(4, 1e4);
   const std::vector<int32_t> one = {0};
   const Tensor x = Tensor::zeros({2, 4}, DType::kFloat32);
-  EXPECT_THROW(rope(x, {one, frequencies, 0}, RopeDirection::kForward), ArgumentError);
+  EXPECT_THROW(rope(x, {one, frequencies}, RopeDirection::kForward), ArgumentError);
   const Tensor y = Tensor::zeros({1, 6}, DType::kFloat32);
-  EXPECT_THROW(rope(y, {one, frequencies, 0}, RopeDirection::kForward), ArgumentError);
+  EXPECT_THROW(rope(y, {one, frequencies}, RopeDirection::kForward), ArgumentError);
 }
 
 TEST(Rope, SameBitsAtAnyThreadCount) {
@@ -80,7 +80,7 @@ TEST(Rope, SameBitsAtAnyThreadCount) {
         [&] {
           std::vector<Tensor> outputs;
           outputs.push_back(x.clone());
-          rope(outputs[0], {positions, frequencies, 3}, RopeDirection::kForward);
+          rope(outputs[0], {positions, frequencies}, RopeDirection::kForward);
           return outputs;
         },
         "rope");

@@ -49,8 +49,9 @@ class ThreeHooks : public Hooks {
     return autograd::mul(tape, next(x), tape.parameter(scales_[context.layer]));
   }
   PrefixKv prefix_kv(Tape& tape, const PassContext& context) override {
-    return {tape.parameter(prefix_k_[context.layer]), tape.parameter(prefix_v_[context.layer]), 2};
+    return {tape.parameter(prefix_k_[context.layer]), tape.parameter(prefix_v_[context.layer])};
   }
+  int64_t num_positions() const override { return 2; }
   bool changes_branches() const override { return true; }
   Variable after_branch(Tape& tape, const BranchParts& parts, const PassContext& context) override {
     if (parts.branch != Branch::kMlp)

@@ -259,7 +259,7 @@ class TinyModel(ParityCase):
             result.append((prompt + answer, [False] * len(prompt) + [True] * len(answer)))
         return result
 
-    def check(self, adapter_keys):
+    def check(self, adapter_keys, merges=True):
         folder = self.scratch / "model"
         tokenizer = make_tiny_model(folder)
         rows = sample_rows(10)
@@ -273,9 +273,14 @@ class TinyModel(ParityCase):
         model = peft.PeftModel.from_pretrained(base, adapter)
         theirs, count = their_loss(model.eval(), sequences)
         self.assertEqual(ours["num_tokens"], count)
-        self.assertLess(theirs, 0.9 * before, "the adapter learned nothing")
+        if merges:
+            self.assertLess(theirs, 0.9 * before, "the adapter learned nothing")
         self.assert_close(ours["loss"], theirs, FP32)
+        if merges:
+            self.check_merged(folder, adapter, model, sequences)
+            self.check_tokenizer(folder, [row["prompt"] for row in rows])
 
+    def check_merged(self, folder, adapter, model, sequences):
         merged = self.scratch / "merged"
         shardtune("export", "--model", folder, "--adapter", adapter, "--to", "hf", "--out", merged,
                   "--dtype", "float32")
@@ -287,8 +292,9 @@ class TinyModel(ParityCase):
                 difference = (loaded.eval()(ids).logits - expected).abs().max()
                 # W + s B A rounded once to fp32 against two separate sums.
                 self.assertLessEqual(difference.item(), FP32 * expected.abs().max().item())
-        texts = [row["prompt"] for row in rows]
-        automatic = transformers.AutoTokenizer.from_pretrained(merged)
+
+    def check_tokenizer(self, folder, texts):
+        automatic = transformers.AutoTokenizer.from_pretrained(self.scratch / "merged")
         self.assertEqual([automatic(text)["input_ids"] for text in texts],
                          our_ids(folder, texts, self.scratch))
 
@@ -322,6 +328,20 @@ class TinyModel(ParityCase):
             with self.subTest(**adapter), tempfile.TemporaryDirectory() as scratch:
                 self.scratch = pathlib.Path(scratch)
                 self.check(adapter)
+
+    def test_every_method_with_virtual_tokens(self):
+        tokens = {"num_virtual_tokens": 6}
+        for adapter in (
+            {"method": "prefix_tuning", **tokens},
+            {"method": "prefix_tuning", "prefix_projection": True, **tokens},
+            {"method": "prompt_tuning", "prompt_tuning_init": "TEXT",
+             "prompt_tuning_init_text": "Answer in JSON", **tokens},
+            {"method": "p_tuning", **tokens},
+            {"method": "p_tuning", "encoder_reparameterization_type": "LSTM", **tokens},
+        ):
+            with self.subTest(**adapter), tempfile.TemporaryDirectory() as scratch:
+                self.scratch = pathlib.Path(scratch)
+                self.check(adapter, merges=False)
 
     def test_lora_all_linear(self):
         self.check({"lora_rank": 8, "lora_alpha": 16, "target_modules": "all-linear"})

@@ -105,7 +105,7 @@ def negative_log_likelihood(model, ids, trained=None):
     keep = torch.ones(len(ids), dtype=torch.bool) if trained is None else torch.as_tensor(trained)
     labels = torch.where(keep, ids, -100)
     with torch.no_grad():
-        logits = model(ids[None]).logits[0].float()
+        logits = model(ids[None]).logits[0, -len(ids):].float()  # without virtual tokens
     total = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100,
                                               reduction="sum")
     return total.item(), int((labels[1:] != -100).sum())

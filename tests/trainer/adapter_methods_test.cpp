@@ -30,9 +30,10 @@ std::vector<std::string> configurations() {
   return paths;
 }
 
-class AdapterMethods : public ::testing::TestWithParam<std::string> {
+class AdapterRuns : public ::testing::Test {
  protected:
-  RunConfig config(const std::string& output, const Overrides& more) const {
+  RunConfig config(const std::string& file, const std::string& output,
+                   const Overrides& more) const {
     const auto quoted = [](const std::filesystem::path& path) {
       return "\"" + path.string() + "\"";
     };
@@ -49,11 +50,16 @@ class AdapterMethods : public ::testing::TestWithParam<std::string> {
         "checkpoint.save_steps=0",
         "parallel.threads=1",
         "checkpoint.output_dir=" + quoted(small_.path(output))};
+    if (file.ends_with("adaption_prompt.yaml"))
+      overrides.push_back("adapter.adapter_layers=1");
+    if (load_config(file, {}).adapter.options->front_tokens().tasks > 0) {
+      overrides.push_back("adapter.num_tasks=2");
+      overrides.push_back("data.train=[{path: " + quoted(small_.path("train.jsonl")) +
+                          ", format: completion, task_id: 1}, {path: " +
+                          quoted(small_.path("eval.jsonl")) + ", format: completion, task_id: 0}]");
+    }
     overrides.insert(overrides.end(), more.begin(), more.end());
-    return load_config(GetParam(), overrides);
-  }
-  void train(const std::string& output, int ranks, const Overrides& more) {
-    small_.run(config(output, more), ranks);
+    return load_config(file, overrides);
   }
   static std::string stage(int number) {
     return "parallel.zero_optimization.stage=" + std::to_string(number);
@@ -63,15 +69,25 @@ class AdapterMethods : public ::testing::TestWithParam<std::string> {
     EXPECT_TRUE(small_.adapter_bytes(output) == small_.adapter_bytes(reference)) << output;
   }
 
-  // llama has no bias that BitFit could train.
-  static testing::TinyShape shape() {
-    testing::TinyShape shape;
-    if (GetParam().find("bitfit") != std::string::npos)
-      shape.model_type = "qwen2";
-    return shape;
-  }
+  explicit AdapterRuns(const testing::TinyShape& shape = {}) : small_(shape) {}
 
-  SmallRun small_{shape()};
+  SmallRun small_;
+};
+
+// llama has no bias that BitFit could train.
+testing::TinyShape shape_for(const std::string& config) {
+  testing::TinyShape shape;
+  if (config.find("bitfit") != std::string::npos)
+    shape.model_type = "qwen2";
+  return shape;
+}
+
+class AdapterMethods : public AdapterRuns, public ::testing::WithParamInterface<std::string> {
+ protected:
+  AdapterMethods() : AdapterRuns(shape_for(GetParam())) {}
+  void train(const std::string& output, int ranks, const Overrides& more) {
+    small_.run(config(GetParam(), output, more), ranks);
+  }
 };
 
 TEST_P(AdapterMethods, HasTheSameBitsOnAnyRanksStagesAndRecompute) {
@@ -117,9 +133,11 @@ std::string error_of(const std::function<void()>& body) {
 // A learning rate too small to move anything shows the values that a run starts from.
 TEST(AdapterNameOrPath, GoesOnFromASavedAdapter) {
   const SmallRun small;
-  for (const std::string adapter : {"{lora_rank: 4, target_modules: [q_proj], use_dora: true, "
-                                    "modules_to_save: [lm_head, norm]}",
-                                    "{method: vera, r: 8}"}) {
+  for (const std::string adapter :
+       {"{lora_rank: 4, target_modules: [q_proj], use_dora: true, "
+        "modules_to_save: [lm_head, norm]}",
+        "{method: vera, r: 8}", "{method: prefix_tuning, num_virtual_tokens: 3}",
+        "{method: prompt_tuning, num_virtual_tokens: 3}"}) {
     small.run(small.config("first", {"adapter=" + adapter}));
     const std::vector<std::string> onward = {
         "adapter={adapter_name_or_path: \"" + small.path("first/adapter").string() + "\"}",
@@ -204,6 +222,55 @@ TEST(TrainedBase, HasTheSameBitsWithEveryOffload) {
     run("recompute", 3, "training.gradient_checkpointing=true");
   }
   EXPECT_FALSE(small.losses("wholetrue") == small.losses("wholefalse"));
+}
+
+/// What a run with so many virtual tokens says before it loads anything.
+class VirtualTokensOfRuns : public AdapterRuns {
+ protected:
+  std::string refusal_of(const std::string& name, const Overrides& more) {
+    const std::string file =
+        std::string(SHARDTUNE_SOURCE_DIR) + "/configs/adapters/" + name + ".yaml";
+    try {
+      small_.run(config(file, "refused", more));
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "";
+  }
+};
+
+TEST_F(VirtualTokensOfRuns, AsManyAsARowHasAreRefused) {
+  EXPECT_NE(refusal_of("p_tuning_v2", {"adapter.num_virtual_tokens=96"})
+                .find("adapter.num_virtual_tokens: expected less than data.max_length (96)"),
+            std::string::npos);
+}
+
+TEST_F(VirtualTokensOfRuns, TasksAreThoseOfTheDataFiles) {
+  const std::string name = "multitask_prompt_tuning";
+  const auto with = [&](const std::string& task) {
+    return Overrides{"data.train=[{path: \"" + small_.path("train.jsonl").string() +
+                     "\", format: completion" + task + "}]"};
+  };
+  EXPECT_NE(refusal_of(name, with("")).find("expected one of the adapter's 2 tasks"),
+            std::string::npos);
+  EXPECT_NE(refusal_of(name, with(", task_id: 2")).find("expected less than adapter.num_tasks (2)"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal_of("p_tuning_v2", with(", task_id: 0")).find("has no effect with adapter.method"),
+      std::string::npos);
+}
+
+// Rows hold the virtual tokens of their samples: a sample that fills a row is cut.
+TEST_F(VirtualTokensOfRuns, TakeRoomInTheRows) {
+  EXPECT_NE(refusal_of("prompt_tuning", {"adapter.num_virtual_tokens=96"}).find("less than"),
+            std::string::npos);
+  EXPECT_EQ(refusal_of("prompt_tuning", {"data.max_length=512"}), "");  // the whole context
+}
+
+TEST_F(VirtualTokensOfRuns, WithoutRoomInTheContextAreRefused) {
+  EXPECT_NE(refusal_of("p_tuning_v2", {"data.max_length=493"}).find("Write 'max_length: 492'"),
+            std::string::npos);
+  EXPECT_EQ(refusal_of("p_tuning_v2", {"data.max_length=492"}), "");
 }
 
 TEST(AdapterConfigs, CoverEveryRegisteredMethod) {

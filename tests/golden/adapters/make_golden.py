@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import types
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -47,6 +48,33 @@ CASES = {
         target_modules=SOME, r=4, oft_block_size=0, block_share=True, use_cayley_neumann=False),
         0.1, {}),
     "boft": (peft.BOFTConfig, dict(target_modules=SOME, boft_block_size=4), 0.1, {"boft_s": 1}),
+}
+# Methods that put something before the tokens.
+TOKEN_CASES = {
+    "prefix_tuning": (peft.PrefixTuningConfig, dict(num_virtual_tokens=3), 1.0, {}),
+    "prefix_projection": (peft.PrefixTuningConfig, dict(
+        num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12), 0.5, {}),
+    "prompt_tuning": (peft.PromptTuningConfig, dict(num_virtual_tokens=3), 0.3, {}),
+    "p_tuning_mlp": (peft.PromptEncoderConfig, dict(
+        num_virtual_tokens=3, encoder_hidden_size=12), 0.3, {}),
+    "p_tuning_lstm": (peft.PromptEncoderConfig, dict(
+        num_virtual_tokens=4, encoder_hidden_size=6, encoder_num_layers=2,
+        encoder_reparameterization_type="LSTM"), 0.3, {}),
+    "multitask": (peft.MultitaskPromptTuningConfig, dict(
+        num_virtual_tokens=3, num_tasks=2, num_ranks=2), 0.7, {}),
+    "adaption_prompt": (peft.AdaptionPromptConfig, dict(adapter_len=4, adapter_layers=2), 0.8, {}),
+    "gpt2_prefix_tuning": (peft.PrefixTuningConfig, dict(num_virtual_tokens=3), 1.0, {}),
+    "gpt2_prompt_tuning": (peft.PromptTuningConfig, dict(num_virtual_tokens=3), 0.3, {}),
+}
+TASKS = [1, 0]  # of the two sequences
+# What is trained is not what is saved: the run's section that trains it. expected.safetensors then
+# has value.<name> and grad.<name> of every trained tensor under our names.
+TRAINED = {
+    "prefix_projection": "{method: prefix_tuning, num_virtual_tokens: 3, prefix_projection: true, "
+                         "encoder_hidden_size: 12}",
+    "p_tuning_mlp": "{method: p_tuning, num_virtual_tokens: 3, encoder_hidden_size: 12}",
+    "p_tuning_lstm": "{method: p_tuning, num_virtual_tokens: 4, encoder_hidden_size: 6, "
+                     "encoder_reparameterization_type: LSTM}",
 }
 
 # PEFT knows gpt2's Conv1D modules for these methods alone.
@@ -92,7 +120,7 @@ TRAINED_CASES = {
 def base_of(name):
     if name in TRAINED_CASES:
         return TRAINED_CASES[name][0]
-    return "tied_gqa" if name in CASES else "families/gpt2"
+    return "families/gpt2" if name.startswith("gpt2") else "tied_gqa"
 
 
 def load_base(name):
@@ -128,6 +156,30 @@ def randomize(model, seed, scale, centers):
             parameter.copy_(values)
 
 
+def trained_parts(name, values):
+    """A trained tensor of PEFT's under our names: those of all layers in one are cut by layer."""
+    name = name.replace(".default", "")
+    if name.startswith("prompt_encoder.transform.2."):
+        return {f"{name}.{i}": part.contiguous() for i, part in enumerate(values.chunk(2))}
+    return {name: values.contiguous()}
+
+
+class Tokens:
+    """The model's logits of the tokens alone, without those of virtual tokens before them."""
+
+    def __init__(self, model):
+        self.model, self.calls = model.eval(), 0
+
+    def __call__(self, ids):
+        config = self.model.peft_config["default"]
+        more = {}
+        if config.peft_type == "MULTITASK_PROMPT_TUNING":
+            more["task_ids"] = torch.tensor([TASKS[self.calls]])
+        self.calls += 1
+        logits = self.model(ids, **more).logits
+        return types.SimpleNamespace(logits=logits[:, logits.shape[1] - ids.shape[1]:])
+
+
 def save(model, folder, base):
     model.peft_config["default"].base_model_name_or_path = base
     model.save_pretrained(folder)
@@ -147,15 +199,24 @@ def write_case(folder, index, name, case):
     model = peft.get_peft_model(load_base(name), config)
     randomize(model, 400 + index, scale, centers)
     save(model, folder, base_of(name))
-    loss, tensors = llama.forward(model.eval())
+    loss, tensors = llama.forward(Tokens(model.eval()))
     loss.backward()
     for index in range(len(llama.SEQUENCE_LENGTHS)):
         del tensors[f"input_ids_{index}"], tensors[f"labels_{index}"]  # those of ../llama
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            saved = name.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
-            saved = saved.replace(".modules_to_save", "").replace(".default", "")
-            tensors["grad." + saved] = parameter.grad.contiguous()
+    if name in TRAINED:
+        (folder / "run.yaml").write_text(TRAINED[name] + "\n")
+    for key, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name in TRAINED:
+            for what, values in (("value.", parameter.detach()), ("grad.", parameter.grad)):
+                for part, tensor in trained_parts(key, values).items():
+                    tensors[what + part] = tensor.clone()
+            continue
+        saved = key.replace("lora_magnitude_vector.default.weight", "lora_magnitude_vector")
+        saved = saved.replace("prompt_encoder.default.embedding.weight", "prompt_embeddings")
+        saved = saved.replace("prompt_encoder.default.", "").replace(".modules_to_save", "")
+        tensors["grad." + saved.replace(".default", "")] = parameter.grad.contiguous()
     safetensors.torch.save_file(tensors, folder / "expected.safetensors")
 
 
@@ -210,8 +271,9 @@ def main():
         root = pathlib.Path(scratch)
         trained = {name: (peft.LoraConfig, options, 0.2, NORMS)
                    for name, (_, options) in TRAINED_CASES.items()}
-        for index, (name, case) in enumerate(
-                {**CASES, **GPT2_CASES, **LINEAR_CASES, **trained}.items()):
+        cases = list(enumerate({**CASES, **GPT2_CASES, **LINEAR_CASES, **trained}.items()))
+        cases += enumerate(TOKEN_CASES.items(), len(CASES))
+        for index, (name, case) in cases:
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
         if not arguments.names or "combined" in arguments.names:

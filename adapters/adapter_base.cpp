@@ -1,0 +1,97 @@
+#include "adapters/adapter_base.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace shardtune::adapters {
+
+Initializer constant_values(float value) {
+  return [value](const CounterRng&, std::span<float> values) { std::ranges::fill(values, value); };
+}
+
+Initializer normal_values(float deviation) {
+  return [deviation](const CounterRng& rng, std::span<float> values) {
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = rng.normal(i) * deviation;
+  };
+}
+
+Initializer uniform_values(float bound) {
+  return [bound](const CounterRng& rng, std::span<float> values) {
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = (2.0f * rng.uniform(i) - 1.0f) * bound;
+  };
+}
+
+Initializer kaiming_values(int64_t fan_in) {
+  return uniform_values(1.0f / std::sqrt(static_cast<float>(fan_in)));
+}
+
+void AdapterBase::initialize(const InitContext& context) {
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    if (initials_[i].fill == nullptr)
+      continue;  // a constant, or published with the base
+    UnitLease lease;
+    if (initials_[i].reads == Reads::kBase)
+      lease = store().acquire(store().spec(tensors_[i].id).unit, Pass::kForward);
+    publish(tensors_[i].id, [&](std::span<float> values) {
+      initials_[i].fill(CounterRng(mix_key(context.seed, tensors_[i].name)), values);
+    });
+  }
+  finish_loading();
+}
+
+ParameterId AdapterBase::declare(Declaration declaration) {
+  const ParameterId id =
+      store().declare({declaration.name, declaration.unit, ParameterKind::kTrainable,
+                       DType::kFloat32, declaration.shape});
+  tensors_.push_back(
+      {id, std::move(declaration.name), declaration.shape, nullptr, std::move(declaration.prefix)});
+  initials_.push_back({std::move(declaration.initializer), declaration.reads});
+  return id;
+}
+
+void AdapterBase::add_constant(std::string prefix, std::string name,
+                               std::shared_ptr<Tensor> values) {
+  const Shape shape = values->shape();
+  tensors_.push_back({kNoParameter, std::move(name), shape, std::move(values), std::move(prefix)});
+  initials_.emplace_back();
+}
+
+void AdapterBase::add_published(AdapterTensor tensor) {
+  tensors_.push_back(std::move(tensor));
+  initials_.emplace_back();
+}
+
+void AdapterBase::publish(ParameterId id, const std::function<void(std::span<float>)>& fill) const {
+  std::vector<float> values;
+  if (store().is_publisher(id)) {
+    values.resize(static_cast<size_t>(store().spec(id).shape.numel()));
+    fill(values);
+  }
+  store().publish(id, std::as_bytes(std::span(values)));
+}
+
+void refuse_in_run(const OptionReader& reader, const std::string& key) {
+  const bool is_run = reader.source() == OptionReader::Source::kRun;
+  if (is_run && reader.has(key))
+    reader.error(key, "is not there yet, see docs/status.md.");
+  else if (!is_run)
+    reader.has(key);  // known, without effect on a trained adapter
+}
+
+int64_t read_num_virtual_tokens(const OptionReader& reader) {
+  if (!reader.has("num_virtual_tokens")) {
+    reader.error("num_virtual_tokens",
+                 "expected a number of virtual tokens, found none. Write for example "
+                 "'num_virtual_tokens: 20'.");
+  }
+  if (reader.source() == OptionReader::Source::kSaved) {
+    for (const char* key : {"num_attention_heads", "num_layers", "token_dim"})
+      reader.has(key);  // the tensors say the same
+    reader.integer("num_transformer_submodules", 1, {1, 1});
+  }
+  return reader.integer("num_virtual_tokens", 1, {1, 65536});
+}
+
+}  // namespace shardtune::adapters
