@@ -29,6 +29,15 @@ std::atomic<int64_t> peak_bytes{0};
   return memory;
 }
 
+// std::stable_sort asks this way; where it is left to a sanitizer, delete does not match it.
+[[gnu::noinline]] void* counted_or_null(std::size_t size) noexcept {
+  try {
+    return counted(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 [[gnu::noinline]] void give_back(void* memory) {
   if (memory != nullptr)
     live_bytes -= static_cast<int64_t>(malloc_usable_size(memory));
@@ -39,10 +48,18 @@ std::atomic<int64_t> peak_bytes{0};
 
 void* operator new(std::size_t size) { return counted(size); }
 void* operator new[](std::size_t size) { return counted(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return counted_or_null(size);
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return counted_or_null(size);
+}
 void operator delete(void* memory) noexcept { give_back(memory); }
 void operator delete[](void* memory) noexcept { give_back(memory); }
 void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { give_back(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { give_back(memory); }
+void operator delete[](void* memory, const std::nothrow_t&) noexcept { give_back(memory); }
 
 namespace shardtune::fuzz {
 namespace {
