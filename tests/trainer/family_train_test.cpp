@@ -68,6 +68,10 @@ TinyShape gpt2_shape() {
   return shape;
 }
 
+bool has_virtual_tokens(const std::string& method) {
+  return method.find("prefix") != std::string::npos || method.find("prompt") != std::string::npos ||
+         method == "p_tuning";
+}
 bool trains_the_base(const std::string& method) {
   return method == "bitfit" || method == "freeze" || method == "full";
 }
@@ -81,6 +85,8 @@ std::string base_of(const std::string& method) { return trains_the_base(method) 
 TEST(Gpt2Training, EveryAdapterMethodHasTheSameBitsOnTwoRanks) {
   const SmallRun small(gpt2_shape());
   for (const std::string& method : adapters::adapter_methods().names()) {
+    if (has_virtual_tokens(method))
+      continue;  // tests/golden/adapters has them on gpt2
     const std::vector<std::string> common = {"adapter={method: " + method + more_keys(method) + "}",
                                              "quantization={method: " + base_of(method) + "}",
                                              "training.max_steps=2", "training.micro_batch_size=1",
