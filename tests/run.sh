@@ -33,10 +33,10 @@ say "Release build"
 build_preset release "-DSHARDTUNE_TESTS=ON -DSHARDTUNE_WERROR=ON"
 
 say "sanitizer build of the parsers"
-build_preset asan "-DSHARDTUNE_TESTS=ON" io_test data_test fuzz_seeds_test
+build_preset asan "-DSHARDTUNE_TESTS=ON" io_test data_test
 
 result=0
-for folder in io data fuzz; do
+for folder in io data; do
   say "parsers under sanitizers: $folder"
   ctest --test-dir "build/asan/tests/$folder" -j "$jobs" --output-on-failure --no-tests=error \
     >"build/asan-$folder.log" 2>&1 || result=1
