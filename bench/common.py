@@ -42,6 +42,15 @@ def refuse_busy_machine():
                  f"{100 * MAX_BUSY:.0f}%: figures would mean nothing. Wait until the machine is idle.")
 
 
+def begin(arguments):
+    """The folder of a script's --work, on an idle machine unless --dry."""
+    if not arguments.dry:
+        refuse_busy_machine()
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
 def spread(values, digits=2, scale=1.0):
     """Median (smallest-largest)."""
     return (f"{statistics.median(values) / scale:.{digits}f} "

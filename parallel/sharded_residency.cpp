@@ -14,6 +14,7 @@
 #include <cstring>
 #include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/checked.h"
@@ -98,6 +99,7 @@ class ShardedResidency final : public UnitResidency {
   void scatter_weights(ParameterId id, std::span<const std::byte> bytes);
   void take_buffer(Unit& unit);
   void gather(UnitId id);
+  void wait_for(UnitId id);
   std::span<const std::byte> own_piece(const Unit& unit, const UnitLayout::Piece& piece) const;
   int64_t row_bytes(ParameterId id) const {
     return table_.at(id).num_bytes / table_.at(id).spec.shape[0];
@@ -334,13 +336,26 @@ void ShardedResidency::prefetch(UnitId id) {
   task_.start([this, id] { gather(id); });
 }
 
+/// What was asked for behind a gather that failed is not gathered any more: nobody may take it for
+/// there.
+void ShardedResidency::wait_for(UnitId id) {
+  try {
+    task_.wait();
+  } catch (...) {
+    release(id);
+    for (const UnitId later : std::exchange(pending_, {}))
+      release(later);
+    throw;
+  }
+}
+
 void ShardedResidency::acquire(UnitId id) {
   require_sealed(id);
   Unit& unit = units_[static_cast<size_t>(id)];
   if (!pending_.empty()) {
     SHARDTUNE_ASSERT(pending_.front() == id);
     pending_.pop_front();
-    task_.wait();
+    wait_for(id);
   } else {
     take_buffer(unit);
     gather(id);

@@ -100,10 +100,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/shardtune-memory"))
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.dry:
-        common.refuse_busy_machine()
-    work = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    work = common.begin(arguments)
     model = work / {"1B": "llama-1b", "7B": "llama-7b"}[arguments.shape]
     memory.write_llama(model, memory.LLAMA_1B if arguments.shape == "1B" else memory.LLAMA_7B)
     memory.write_text(work / "text.txt")

@@ -94,10 +94,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/shardtune-memory"))
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.dry:
-        common.refuse_busy_machine()
-    work = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    work = common.begin(arguments)
     memory.write_text(work / "text.txt")
     lines = ["| wire | stage 2 step, ms | stage 3 step, ms | waited for units, ms | walk alone, ms "
              "| Gbit/s of the walk | hidden |", "|---|---|---|---|---|---|---|"]

@@ -58,10 +58,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("/tmp/shardtune-memory"))
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.dry:
-        common.refuse_busy_machine()
-    work = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    work = common.begin(arguments)
     memory.write_text(work / "text.txt")
     cores = len(os.sched_getaffinity(0))
     sides = {f"1 rank x {cores}": (1, cores, 0), f"{cores} x 1, stage 2": (cores, 1, 2),
