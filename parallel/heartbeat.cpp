@@ -43,9 +43,10 @@ std::string reason_text(const Loss& loss) {
   return "unknown reason";
 }
 
-std::string step_text(const Beat& beat) {
+/// `last_step`: the one the rank finished before, where known.
+std::string step_text(const Beat& beat, int64_t last_step = -1) {
   if (beat.step < 0)
-    return "outside of steps";
+    return last_step < 0 ? "outside of steps" : fmt::format("after step {}", last_step);
   std::string text = fmt::format("at step {}", beat.step);
   if (beat.micro_step >= 0)
     text += fmt::format(", micro-step {}", beat.micro_step);
@@ -106,8 +107,10 @@ void Heartbeat::note_progress(const Progress& progress) {
     return;
   const double now = now_seconds();
   const std::lock_guard lock(mutex_);
-  if (before >= 0)
+  if (before >= 0) {
     judge_.note_step_seconds(now - step_began_);
+    last_step_ = before;
+  }
   step_began_ = now;
 }
 
@@ -263,9 +266,9 @@ std::string Heartbeat::describe(const Loss& loss) const {
   // The last beat of a rank that died is up to a beat old; this rank stands at the same step.
   Beat where = own_beat();
   const bool itself = loss.rank == rank_;
-  std::string text =
-      fmt::format("rank {} on host {} was lost ({}) {}", loss.rank,
-                  host_names_[static_cast<size_t>(loss.rank)], reason_text(loss), step_text(where));
+  std::string text = fmt::format("rank {} on host {} was lost ({}) {}", loss.rank,
+                                 host_names_[static_cast<size_t>(loss.rank)], reason_text(loss),
+                                 step_text(where, last_step_));
   if (!itself)
     text += fmt::format("; it told last: {}, {} calls done", step_text(loss.last),
                         loss.last.calls_ended);

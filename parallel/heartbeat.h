@@ -90,6 +90,7 @@ class Heartbeat {
   std::function<void(const std::string&)> report_;
   std::string loss_text_;
   double step_began_ = 0.0;
+  int64_t last_step_ = -1;  // finished
   bool claimed_ = false;  // a caller throws
   bool ending_ = false;   // some rank ends the job and says why
   bool stop_ = false;
