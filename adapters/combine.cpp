@@ -38,6 +38,7 @@ struct Pair {
 Source open_source(const std::string& folder) {
   Source source;
   source.folder = folder;
+  read_adapter_options(folder);  // tells a folder that is none, and damage
   const std::string path = (std::filesystem::path(folder) / "adapter_config.json").string();
   const io::Json config = io::read_json_file(path);
   if (io::JsonReader(config, path).string("peft_type") != "LORA")
@@ -224,7 +225,8 @@ CombinedAdapter combine_adapters(const std::vector<std::string>& folders,
   if (folders.size() < 2 || folders.size() != combination.weights.size())
     throw ConfigError("adapters to combine: expected at least two and a weight for each, found " +
                       std::to_string(folders.size()) + " and " +
-                      std::to_string(combination.weights.size()) + " weights.");
+                      std::to_string(combination.weights.size()) +
+                      " weights. Give --weight once for each adapter, or never.");
   std::vector<Source> sources;
   std::set<std::string> paths;
   for (const std::string& folder : folders) {

@@ -5,6 +5,7 @@
 
 #include "adapters/adapter.h"
 #include "io/safetensors.h"
+#include "quant/rounding.h"
 
 namespace shardtune::adapters {
 
@@ -52,6 +53,11 @@ std::vector<float> read_values(const AdapterTensor& tensor, const io::TensorSour
   const int64_t begin = is_rows ? tensor.in_file->first_row * tensor.shape[1] : 0;
   std::vector<float> values(static_cast<size_t>(numel));
   file.read_float32(found, begin, begin + numel, values.data());
+  if (const auto bad = quant::first_non_finite(values, 0))
+    throw NonFiniteError(file.describe(found) + ": expected finite values, found " +
+                         std::to_string(values[static_cast<size_t>(*bad)]) + " at " +
+                         std::to_string(*bad) +
+                         ". The adapter is damaged or its training diverged; use another one.");
   if (!is_rows || !tensor.in_file->is_transposed)
     return values;
   std::vector<float> turned(values.size());
@@ -89,6 +95,19 @@ std::string config_path_of(const std::string& folder) {
 
 std::unique_ptr<AdapterOptions> read_adapter_options(const std::string& folder) {
   const std::string path = config_path_of(folder);
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    const bool is_folder = fs::is_directory(folder, error);
+    const std::string inner = (fs::path(folder) / "adapter").string();
+    std::string found = is_folder ? "a folder without it" : "nothing";
+    if (!is_folder && fs::exists(folder, error))
+      found = "a file";
+    throw MissingInputError(folder + ": expected an adapter folder, which holds " +
+                            "adapter_config.json, found " + found + ". " +
+                            (fs::exists(config_path_of(inner), error)
+                                 ? "Did you mean " + inner + "?"
+                                 : "Give for example runs/NAME/adapter."));
+  }
   return adapter_options_from_peft(io::read_json_file(path), path);
 }
 

@@ -163,8 +163,11 @@ std::unique_ptr<AdapterOptions> adapter_options_from_peft(const io::Json& config
       return options;
     }
   }
-  throw UnsupportedError(name + ": peft_type '" + peft_type +
-                         "' is not supported yet, see docs/status.md.");
+  std::string known;
+  for (const std::string& method : adapter_methods().names())
+    known += (known.empty() ? "" : ", ") + std::string(adapter_methods().at(method).peft_type);
+  throw UnsupportedError(name + ": peft_type: expected one of " + known + ", found '" + peft_type +
+                         "', which is not supported yet (docs/status.md).");
 }
 
 }  // namespace shardtune::adapters

@@ -32,14 +32,15 @@ std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name_or_auto
   std::string known;
   for (const std::string& each : chat_templates().names())
     known += (known.empty() ? "" : ", ") + each;
-  throw UnsupportedError(std::string("data.chat_template: auto: expected a model with one of the "
-                                     "templates ") +
-                         known + ", found " +
-                         (model_template_text.empty()
-                              ? "a model without template"
-                              : "a template that is not one of them (digest " +
-                                    chat_template_digest(model_template_text) + ")") +
-                         ". Name the one that this model was trained with.");
+  throw UnsupportedError(
+      std::string("chat_template: auto: expected a model with one of the "
+                  "templates ") +
+      known + ", found " +
+      (model_template_text.empty() ? "a model without template"
+                                   : "a template that is not one of them (digest " +
+                                         chat_template_digest(model_template_text) + ")") +
+      ". Name the one that this model was trained with: 'chat_template: NAME' under data, or "
+      "--chat-template NAME.");
 }
 
 std::unique_ptr<ChatTemplate> make_chat_template(const std::string& name_or_auto,

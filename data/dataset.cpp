@@ -35,6 +35,19 @@ std::string format_of_row(const DatasetFile& file, const Row& row) {
            "none of these keys", "Name the format, and the file's keys under 'columns'.");
 }
 
+/// Files that are tables or packed, told by their names.
+void refuse_other_files(const std::string& path) {
+  const std::string extension = io::fs::path(path).extension().string();
+  for (const std::string_view other :
+       {".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".gz", ".zst", ".zip"}) {
+    if (extension == other)
+      throw UnsupportedError(path + ": expected a JSON array, JSON lines or .txt, found " +
+                             extension +
+                             " by its name. Convert or unpack it first, for example "
+                             "with datasets' to_json.");
+  }
+}
+
 /// The format that the first record's keys tell; a .txt file is text.
 std::string detect_format(const DatasetFile& file, const std::string& text) {
   if (io::fs::path(file.path).extension() == ".txt")
@@ -247,7 +260,9 @@ std::vector<Record> read_records(const DatasetFile& file) {
   }
   if (file.format != "auto")
     dataset_formats().at(file.format);  // a wrong name is told before the file is read
-  const std::string text = io::read_text_file(file.path, kMaxDataFileBytes);
+  std::string text = io::read_text_file(file.path, kMaxDataFileBytes);
+  if (file.format != "text")
+    refuse_other_files(file.path);
   const std::string format = file.format == "auto" ? detect_format(file, text) : file.format;
   std::vector<Record> records = dataset_formats().at(format)(file, text);
   if (records.empty())

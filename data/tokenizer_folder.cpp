@@ -146,8 +146,9 @@ void require_tokenizer(const io::fs::path& folder) {
       throw UnsupportedError((folder / other).string() + ": this kind of tokenizer is not there " +
                              "yet, see docs/status.md. Save the tokenizer as tokenizer.json.");
   }
-  throw MissingInputError((folder / "tokenizer.json").string() +
-                          ": no such file. A model folder needs its tokenizer.json.");
+  throw MissingInputError(
+      (folder / "tokenizer.json").string() +
+      ": no such file. Copy the tokenizer's files of the model into its folder.");
 }
 
 /// Tokens that tokenizer_config.json adds to a tokenizer.model.
@@ -237,9 +238,15 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& model) {
   std::error_code ignored;
   if (io::fs::is_directory(path, ignored))
     return load_tokenizer_from_folder(model);
-  if (path.extension() == ".gguf" || !io::fs::exists(path, ignored))
+  if (!io::fs::exists(path, ignored))
+    throw MissingInputError(model +
+                            ": no such model. Give a folder with tokenizer.json, or a .gguf "
+                            "file.");
+  if (path.extension() == ".gguf")
     return load_tokenizer_from_gguf(*io::open_gguf(path));
-  throw UnsupportedError(model + ": expected a model folder or a .gguf file. Give one of these.");
+  throw UnsupportedError(model +
+                         ": expected a model folder or a .gguf file, found another file. "
+                         "Give one of these.");
 }
 
 }  // namespace shardtune::data

@@ -51,8 +51,9 @@ std::vector<io::GgufPair> gguf_metadata(const ExportRequest& request, const std:
     pairs = models::gguf_keys(written);
     if (request.tokenizer == nullptr)
       throw UnsupportedError(
-          "export --to gguf: the model's tokenizer is of a kind that is not read here, and a GGUF "
-          "file has to hold it. See docs/status.md; --to hf carries the tokenizer's files.");
+          "export --to gguf: expected a model whose tokenizer can be read, as a GGUF file has to "
+          "hold it, found none (the warning above says why). Give the model's folder with its "
+          "tokenizer, or use --to hf.");
     for (io::GgufPair& pair : data::gguf_tokenizer(*request.tokenizer, config.vocab_size))
       pairs.push_back(std::move(pair));
   }

@@ -37,9 +37,34 @@ int64_t free_bytes(fs::path folder) {
       .value_or(INT64_MAX);
 }
 
+// What to do about errors that more space would not end; "" for all others.
+std::string advice_without_space(int error) {
+  switch (error) {
+    case ENOENT:
+      return " Make the folder that it is to lie in, or choose another output name.";
+    case ENOTDIR:
+      return " A part of the path is a file; choose another output name.";
+    case EISDIR:
+    case ENOTEMPTY:
+    case EEXIST:
+      return " The name is taken by a folder; choose another output name.";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return " Choose a folder that this user may write to, or change its permissions.";
+    case ENAMETOOLONG:
+    case ELOOP:
+      return " Choose another output name.";
+    default:
+      return "";
+  }
+}
+
 [[noreturn]] void throw_write(const fs::path& path, const std::string& what, int error,
                               int64_t needed) {
   std::string message = path.string() + ": " + what + ": " + std::strerror(error);
+  if (const std::string advice = advice_without_space(error); !advice.empty())
+    throw WriteError(message + "." + advice);
   if (needed > 0)
     message += "; needed " + std::to_string(needed) + " bytes";
   if (const int64_t free = free_bytes(parent_of(path)); free >= 0)
@@ -143,6 +168,9 @@ void rename_durably(const fs::path& from, const fs::path& to) {
 }
 
 void write_file_durably(const fs::path& path, std::string_view text) {
+  std::error_code error;
+  if (fs::is_directory(path, error))
+    throw_write(path, "cannot write the file", EISDIR, 0);
   fs::path partial = path;
   partial += ".partial";
   FileWriter writer(partial);

@@ -54,7 +54,7 @@ class GgufParser {
     const std::string_view magic = reader_.take_text(4, "GGUF magic");
     if (magic != "GGUF")
       fail_at(0, "expected the magic \"GGUF\", found " + quote_text(magic) +
-                     ". This is not a GGUF file.");
+                     ". This is not a GGUF file; give the model's .gguf, or fetch it again.");
     const auto version = reader_.read<uint32_t>("GGUF version");
     if (version != 2 && version != 3)
       fail_at(4,

@@ -126,7 +126,9 @@ class TreeBuilder {
         what.erase(0, colon + 2);
     }
     const std::string text = quote_text(what, 300);
-    fail_at(std::min(position, text_.size()), text.substr(1, text.size() - 2));
+    fail_at(std::min(position, text_.size()),
+            "expected JSON, found what is none: " + text.substr(1, text.size() - 2) +
+                ". Correct it there, or fetch the file again");
   }
 
   [[noreturn]] void fail_at(size_t offset, const std::string& what) const {
@@ -209,7 +211,7 @@ Json parse_json(std::string_view text, const std::string& name, const JsonLimits
   if (text.starts_with("\xef\xbb\xbf"))
     builder.fail_at(0, "expected JSON, found a byte order mark. Save the file without it");
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
-    builder.fail_at(nul, "expected JSON, found a NUL byte");
+    builder.fail_at(nul, "expected JSON, found a NUL byte. Is it the right file?");
   const char* const end = text.data() + text.size();
   nlohmann::json::sax_parse(TrackingIterator(text.data(), builder.position()),
                             TrackingIterator(end, builder.position()), &builder);

@@ -23,7 +23,7 @@ class HeaderParser {
     const auto length = reader_.read<uint64_t>("header length");
     if (length > kMaxHeaderBytes)
       fail_at(0, "header length: expected at most 100000000, found " + std::to_string(length) +
-                     ". This is not a safetensors file.");
+                     ". This is not a safetensors file, or it is damaged; fetch it again.");
     header_ = reader_.take_text(length, "header");
     data_start_ = reader_.offset();
     if (const auto bad = find_invalid_utf8(header_))
@@ -93,7 +93,8 @@ class HeaderParser {
     if (bits == 0)
       fail_key(key, "dtype: expected a known dtype such as \"BF16\", found " +
                         (dtype == nullptr || !dtype->is_string() ? "none"
-                                                                 : quote_text(dtype->as_string())));
+                                                                 : quote_text(dtype->as_string())) +
+                        ". Fetch the file again, or save it in bfloat16 or float32");
     SafetensorsEntry entry{{key, dtype->as_string(), read_sizes(key, value.find("shape"), "shape")},
                            0};
     const std::vector<int64_t> range = read_sizes(key, value.find("data_offsets"), "data_offsets");

@@ -33,7 +33,9 @@ class TreeHandler final : public YAML::EventHandler {
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (num_documents_++ > 0)
-      stop(mark, "a second document starts here ('---'). Keep one document in the file");
+      stop(mark,
+           "a second document starts here. Keep one document in the file, which begins with a "
+           "key such as 'model:'");
   }
   void OnDocumentEnd() override {}
 
@@ -246,6 +248,18 @@ std::optional<std::pair<size_t, std::string>> find_bad_text(std::string_view tex
 }
 }  // namespace
 
+bool starts_with_tab(std::string_view text, int line) {
+  size_t begin = 0;
+  for (int i = 0; i < line; ++i) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string_view::npos)
+      return false;
+    begin = end + 1;
+  }
+  const size_t first = text.find_first_not_of(' ', begin);
+  return first != std::string_view::npos && text[first] == '\t';
+}
+
 std::unique_ptr<YamlTree> parse_yaml_tree(std::string_view text, YamlDocument& document,
                                           const std::string& origin) {
   if (text.starts_with("\xef\xbb\xbf"))
@@ -265,7 +279,10 @@ std::unique_ptr<YamlTree> parse_yaml_tree(std::string_view text, YamlDocument& d
   } catch (const ParseStopped&) {
     return nullptr;
   } catch (const YAML::Exception& error) {
-    handler.report(error.mark, "not valid YAML: " + error.msg);
+    handler.report(error.mark, starts_with_tab(text, error.mark.line)
+                                   ? std::string("found a tab at the start of the line, which YAML "
+                                                 "does not take. Indent with spaces")
+                                   : "not valid YAML: " + error.msg);
     return nullptr;
   }
   auto root = handler.take();

@@ -64,7 +64,9 @@ std::string advice_for(const Value& value, const std::string& example) {
   const std::string better = suggest_number(text);
   if (better.empty() || better == text)
     return example;
-  const bool octal = text.find_first_of("_,xXoObBeE. '") == std::string::npos;
+  const size_t digit = text.find_first_not_of("+-");
+  const bool octal = digit != std::string::npos && text[digit] == '0' &&
+                     text.find_first_of("_,xXoObBeE. '") == std::string::npos;
   return std::string(octal ? "A leading zero means octal to some readers and decimal to others. "
                            : "") +
          "Write '" + value.key + ": " + better + "'.";
@@ -82,7 +84,9 @@ std::optional<int64_t> read_integer(const Value& value, const NumberRange& range
     return std::nullopt;
   const auto number = parse_yaml_integer(value.tree.text);
   if (!number) {
-    value.expected(what, advice_for(value, example));
+    // A number that is none of 64 bits has no better spelling.
+    const bool is_spelling = parse_yaml_integer(suggest_number(value.tree.text)).has_value();
+    value.expected(what, is_spelling ? advice_for(value, example) : example);
     return std::nullopt;
   }
   if (!in_range(static_cast<double>(*number), range)) {
@@ -147,9 +151,10 @@ YamlTree* look_up(YamlDocument& document, YamlTree* tree, const std::string& pat
   if (std::find(tree->known.begin(), tree->known.end(), key) == tree->known.end())
     tree->known.emplace_back(key);
   if (tree->kind != YamlTree::Kind::kMapping && !tree->is_absent()) {
-    document.report(document.locate(tree, tree->line, path) +
-                    ": expected a section with keys, found " + describe(*tree) +
-                    ". Write for example '" + std::string(key) + ": value' under it.");
+    if (tree->known.size() == 1)  // once, not for each key
+      document.report(document.locate(tree, tree->line, path) +
+                      ": expected a section with keys, found " + describe(*tree) +
+                      ". Write for example '" + std::string(key) + ": value' under it.");
     return nullptr;
   }
   return tree->find(key);

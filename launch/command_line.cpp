@@ -12,6 +12,7 @@
 #include "core/parallel_for.h"
 #include "core/registry.h"
 #include "core/topology.h"
+#include "io/text.h"
 
 namespace shardtune::launch {
 
@@ -148,6 +149,15 @@ std::string CommandLine::text_or(const std::string& name, const std::string& oth
   return has(name) ? state_->values[name].as<std::string>() : otherwise;
 }
 
+std::string CommandLine::utf8_or(const std::string& name, const std::string& otherwise) const {
+  std::string text = text_or(name, otherwise);
+  if (const auto bad = io::find_invalid_utf8(text))
+    throw ConfigError("--" + name + ": expected UTF-8 text, found the byte " +
+                      io::quote_text(text.substr(static_cast<size_t>(*bad), 1)) + " at position " +
+                      std::to_string(*bad) + ". Convert the text, for example with iconv.");
+  return text;
+}
+
 int64_t CommandLine::integer_or(const std::string& name, int64_t otherwise,
                                 IntegerRange range) const {
   return has(name) ? parse_integer(required(name), "--" + name, range) : otherwise;
@@ -164,7 +174,7 @@ double CommandLine::number_or(const std::string& name, double otherwise,
   if (error != std::errc() || stop != end || !(number >= bounds.min && number <= bounds.max)) {
     std::ostringstream message;
     message << "--" << name << ": expected a number from " << bounds.min << " to " << bounds.max
-            << ", found '" << text << "'. Write for example " << bounds.max << ".";
+            << ", found '" << text << "'. Write for example " << otherwise << ".";
     throw ConfigError(message.str());
   }
   return number;

@@ -50,6 +50,8 @@ class CommandLine {
   /// ConfigError when it was not given.
   std::string required(const std::string& name) const;
   std::string text_or(const std::string& name, const std::string& otherwise) const;
+  /// ConfigError where the text is not UTF-8.
+  std::string utf8_or(const std::string& name, const std::string& otherwise) const;
   int64_t integer_or(const std::string& name, int64_t otherwise, IntegerRange range) const;
   double number_or(const std::string& name, double otherwise, NumberBounds bounds) const;
   std::vector<std::string> all(const std::string& name) const;

@@ -1,7 +1,5 @@
 #include "launch/session.h"
 
-#include <filesystem>
-
 #include "core/log.h"
 #include "core/topology.h"
 #include "trainer/config.h"
@@ -39,11 +37,7 @@ std::string compute_dtype_of(const ModelArguments& arguments,
 std::optional<exporting::Provenance> provenance_of(const ModelArguments& arguments) {
   if (arguments.adapter.empty())
     return std::nullopt;
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(arguments.adapter, ignored))
-    throw MissingInputError(arguments.adapter +
-                            ": expected an adapter folder, found none. Give the folder that holds "
-                            "adapter_config.json.");
+  adapters::read_adapter_options(arguments.adapter);  // a folder that is none is told as such
   return exporting::read_provenance(arguments.adapter);
 }
 

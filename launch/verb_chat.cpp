@@ -171,7 +171,7 @@ int run_chat(Arguments list) {
   ChatArguments arguments;
   arguments.model = model_arguments(line);
   arguments.model.chat_template = line.text_or("chat-template", "");
-  arguments.system = line.text_or("system", "");
+  arguments.system = line.utf8_or("system", "");
   arguments.generation.max_new_tokens = line.integer_or("max-new-tokens", 512, {1, 1 << 20});
   arguments.generation.sampling = sampling_options(line);
   line.apply_threads();

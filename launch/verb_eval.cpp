@@ -124,6 +124,10 @@ int64_t max_length_of(const EvalArguments& arguments, const models::ModelConfig&
   if (config.max_position_embeddings > 0 && context < 2)
     throw ConfigError("--adapter: its virtual tokens fill the model's context of " +
                       std::to_string(config.max_position_embeddings) + ".");
+  if (context > 0 && arguments.max_length > context)
+    throw ConfigError("--max-length: expected at most " + std::to_string(context) +
+                      " (the model's context), found " + std::to_string(arguments.max_length) +
+                      ". Leave it out for the whole context.");
   if (arguments.max_length > 0)
     return arguments.max_length;
   return context > 0 ? context : 1024;

@@ -129,7 +129,7 @@ ExportArguments read_arguments(const CommandLine& line) {
   if (arguments.format == "peft" || arguments.format == "gguf-lora") {
     if (arguments.model.adapter.empty())
       throw ConfigError("shardtune export --to " + arguments.format +
-                        ": expected --adapter A, found none.");
+                        ": expected --adapter A, found none. Give the adapter's folder.");
     for (const char* name : {"dtype", "merge-base", "max-shard-size"}) {
       if (line.has(name))
         throw ConfigError(std::string("--") + name +

@@ -46,7 +46,7 @@ GenerateArguments read_arguments(const CommandLine& line) {
         "shardtune generate: expected one of --prompt TEXT and --prompts FILE.jsonl, "
         "found " +
         std::string(line.has("prompt") ? "both." : "neither."));
-  arguments.prompt = line.text_or("prompt", "");
+  arguments.prompt = line.utf8_or("prompt", "");
   arguments.prompt_file = line.text_or("prompts", "");
   if (line.has("prompts") && arguments.prompt_file.empty())
     throw ConfigError("--prompts: expected a file, found an empty text.");

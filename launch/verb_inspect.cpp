@@ -92,11 +92,16 @@ io::Json inspect_safetensors(const fs::path& path) {
   return json;
 }
 
+io::Json read_object(const fs::path& path) {
+  io::Json json = io::read_json_file(path.string());
+  const io::JsonReader checked(json, path.string());
+  return json;
+}
+
 io::Json inspect_model(const fs::path& folder) {
-  const std::string path = (folder / "config.json").string();
   io::Json json = io::Json::object();
   json.set("kind", "model");
-  json.set("config", io::read_json_file(path));
+  json.set("config", read_object(folder / "config.json"));
   json.set("tensors", tensors_json(*io::open_safetensors(folder)));
   return json;
 }
@@ -104,9 +109,9 @@ io::Json inspect_model(const fs::path& folder) {
 io::Json inspect_adapter(const fs::path& folder) {
   io::Json json = io::Json::object();
   json.set("kind", "adapter");
-  json.set("config", io::read_json_file((folder / "adapter_config.json").string()));
+  json.set("config", read_object(folder / "adapter_config.json"));
   if (has_file(folder / "shardtune.json"))
-    json.set("trained_on", io::read_json_file((folder / "shardtune.json").string()));
+    json.set("trained_on", read_object(folder / "shardtune.json"));
   json.set("tensors", tensors_json(*io::open_safetensors(folder / "adapter_model.safetensors")));
   return json;
 }
@@ -165,8 +170,9 @@ io::Json inspect(const fs::path& path) {
     if (path.extension() == ".safetensors")
       return inspect_safetensors(path);
     throw UnsupportedError(path.string() +
-                           ": expected .gguf or .safetensors, or a folder. Pickles (.bin, .pt) can "
-                           "run code when read and are never opened.");
+                           ": expected .gguf or .safetensors, or a folder, found another file. "
+                           "Give one of these; pickles (.bin, .pt) can run code when read and are "
+                           "never opened.");
   }
   if (has_file(path / trainer::kManifestFile))
     return inspect_checkpoint(path);
@@ -179,7 +185,9 @@ io::Json inspect(const fs::path& path) {
   throw MissingInputError(
       path.string() +
       ": expected a folder with config.json, adapter_config.json, manifest.json "
-      "or resolved_config.yaml, found none of them.");
+      "or resolved_config.yaml, found none of them. Give the folder of a model, adapter, "
+      "checkpoint "
+      "or run.");
 }
 
 /// A name of a hostile file as it can stand in a terminal.

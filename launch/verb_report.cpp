@@ -1,4 +1,5 @@
 // report: one page about a run.
+#include "core/error.h"
 #include "core/log.h"
 #include "launch/command_line.h"
 #include "launch/verbs.h"
@@ -16,6 +17,10 @@ int run_report(Arguments arguments) {
     return 0;
   const std::string folder = line.required("RUN_DIR");
   const std::string out = line.required("out");
+  if (out.empty())
+    throw ConfigError(
+        "--out: expected the name of a page, found an empty text. Write for example "
+        "--out report.html.");
   trainer::write_report(folder, out);
   log_info("wrote " + out);
   return 0;

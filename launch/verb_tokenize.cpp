@@ -160,7 +160,8 @@ void tokenize_chat(const CommandLine& line, const data::Tokenizer& tokenizer, Pr
   arguments.chat_template = line.text_or("chat-template", "auto");
   const auto chat = chat_template_for(arguments, tokenizer);
   if (chat == nullptr)
-    throw ConfigError("--chat-template none: expected a template for --chat, found none.");
+    throw ConfigError(
+        "--chat-template: expected a template for --chat, found none. Name one, or take --text.");
   const std::string path = line.required("chat");
   const auto messages = messages_from_json(io::read_json_file(path), path);
   std::string text;
@@ -174,7 +175,11 @@ void check_sources(const CommandLine& line) {
     count += line.has(name) ? 1 : 0;
   if (count > 1)
     throw ConfigError(
-        "shardtune tokenize: expected one of --text, --file and --chat, found several.");
+        "shardtune tokenize: expected one of --text, --file and --chat, found several. Give one of "
+        "them.");
+  if (line.has("chat-template") && !line.has("chat"))
+    throw ConfigError(
+        "--chat-template: belongs to --chat FILE.json, found without it. Leave it out.");
   if (line.has("chat") && line.has("decode"))
     throw ConfigError("shardtune tokenize: --decode takes ids from --text or --file, not --chat.");
 }

@@ -134,8 +134,10 @@ void read_config(const io::JsonReader& json, ModelConfig& config) {
   config.vocab_size = size("vocab_size", 50257, int64_t{1} << 28);
   config.max_position_embeddings = size("n_positions", 1024, kMaxWidth);
   if (config.hidden_size % config.num_heads != 0) {
-    throw DataError(json.name() + ": n_embd " + std::to_string(config.hidden_size) +
-                    " is not a multiple of n_head " + std::to_string(config.num_heads) + ".");
+    throw DataError(json.name() + ": n_embd: expected a multiple of n_head (" +
+                    std::to_string(config.num_heads) + "), found " +
+                    std::to_string(config.hidden_size) +
+                    ". Use the file as its author published it.");
   }
   config.head_dim = config.hidden_size / config.num_heads;
   config.norm_eps = json.number_or("layer_norm_epsilon", 1e-5);

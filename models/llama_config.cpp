@@ -49,9 +49,10 @@ void read_llama_sizes(const io::JsonReader& json, const LlamaDefaults& defaults,
   config.num_kv_heads = bounded_integer(json, "num_key_value_heads",
                                         json.integer_or("num_key_value_heads", otherwise), 65536);
   if (!json.has("head_dim") && config.hidden_size % config.num_heads != 0) {
-    throw DataError(json.name() + ": hidden_size " + std::to_string(config.hidden_size) +
-                    " is not a multiple of num_attention_heads " +
-                    std::to_string(config.num_heads) + " and there is no head_dim.");
+    throw DataError(json.name() + ": hidden_size: expected a multiple of num_attention_heads (" +
+                    std::to_string(config.num_heads) + ") where there is no head_dim, found " +
+                    std::to_string(config.hidden_size) +
+                    ". Use the file as its author published it.");
   }
   config.head_dim = bounded_integer(
       json, "head_dim", json.integer_or("head_dim", config.hidden_size / config.num_heads), 65536);

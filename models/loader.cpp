@@ -1,6 +1,19 @@
 #include "models/loader.h"
 
+#include "quant/rounding.h"
+
 namespace shardtune::models {
+
+namespace {
+void require_finite(const std::string& where, std::span<const float> values) {
+  if (const auto bad = quant::first_non_finite(values, 0))
+    throw NonFiniteError(where + ": expected finite values, found " +
+                         std::to_string(values[static_cast<size_t>(*bad)]) + " at " +
+                         std::to_string(*bad) +
+                         ". The model file is damaged or overflowed when it was converted; use "
+                         "another copy.");
+}
+}  // namespace
 
 void Loader::expect_shape(const std::string& name, const std::vector<int64_t>& expected) const {
   const std::vector<int64_t> found = source_.shape(name);
@@ -32,6 +45,7 @@ ParameterId Loader::vector(UnitId unit, const std::string& name, int64_t size, K
     if (store_.is_publisher(id)) {
       values.resize(static_cast<size_t>(size));
       source_.read_rows(name, 0, size, values.data());
+      require_finite(source_.path() + ": " + name, values);
       source_.drop(name);
     }
     store_.publish(id, std::as_bytes(std::span(values)));

@@ -51,8 +51,9 @@ void write_token_ids(const ModelConfig& config, io::Json& json) {
 void check(const ModelConfig& config, const std::string& name) {
   const auto fail = [&](const std::string& message) { throw DataError(name + ": " + message); };
   if (config.num_heads % config.num_kv_heads != 0) {
-    fail("num_attention_heads " + std::to_string(config.num_heads) +
-         " is not a multiple of num_key_value_heads " + std::to_string(config.num_kv_heads) + ".");
+    fail("num_attention_heads: expected a multiple of num_key_value_heads (" +
+         std::to_string(config.num_kv_heads) + "), found " + std::to_string(config.num_heads) +
+         ". Use the file as its author published it.");
   }
   if (config.head_dim % 2 != 0)
     fail("head_dim " + std::to_string(config.head_dim) + " is odd; rotary embedding needs pairs.");

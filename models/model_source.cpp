@@ -63,7 +63,13 @@ class TensorsSource : public ModelSource {
   int64_t file_bytes(const std::string& name) const override { return need(name).num_bytes; }
   std::string stored_type(const std::string& name) const override { return need(name).dtype; }
   void check_readable(const std::string& name) const override {
-    tensors().check_readable(need(name));
+    const io::TensorInfo& tensor = need(name);
+    const char first = tensor.dtype.empty() ? 'I' : tensor.dtype[0];
+    const bool is_integer = (first == 'I' || first == 'U') && !tensor.dtype.starts_with("IQ");
+    if (is_integer || tensor.dtype == "BOOL")
+      throw DataError(path_ + ": " + name + ": expected floating-point weights, found " +
+                      tensor.dtype + ". Fetch the file again, or save it in bfloat16 or float32.");
+    tensors().check_readable(tensor);
   }
   void read_stored_rows(const std::string& name, int64_t begin, int64_t end,
                         std::byte* out) const override {
@@ -244,9 +250,11 @@ std::unique_ptr<ModelSource> open_model_source(const std::string& model_name_or_
     return std::make_unique<FolderSource>(model_name_or_path);
   }
   if (path.extension() != ".gguf") {
-    throw UnsupportedError(model_name_or_path +
-                           ": expected a folder or a .gguf file. For safetensors give the folder "
-                           "that holds config.json.");
+    throw UnsupportedError(
+        model_name_or_path +
+        ": expected a folder or a .gguf file, found another file. For safetensors "
+        "give the folder "
+        "that holds config.json.");
   }
   return std::make_unique<GgufSource>(model_name_or_path);
 }

@@ -301,6 +301,11 @@ void read_parallel(const YamlNode& root, RunConfig& config, Findings& findings) 
   section.finish();
 }
 
+bool is_same_folder(const std::string& one, const std::string& other) {
+  std::error_code error;
+  return !one.empty() && !other.empty() && fs::equivalent(one, other, error);
+}
+
 void read_run_folder(const YamlNode& root, RunConfig& config, Findings& findings) {
   const YamlNode checkpoint = open_section(root, "checkpoint");
   config.checkpoint.output_dir = checkpoint.string_or("output_dir", "");
@@ -309,6 +314,10 @@ void read_run_folder(const YamlNode& root, RunConfig& config, Findings& findings
                      "expected a folder for the run, found nothing. Write for "
                      "example 'output_dir: runs/first'.");
   }
+  if (is_same_folder(config.checkpoint.output_dir, config.model.model_name_or_path))
+    checkpoint.error("output_dir",
+                     "expected a folder of the run's own, found the model's. Write for example "
+                     "'output_dir: runs/first'.");
   config.checkpoint.save_steps = checkpoint.integer_or("save_steps", 0, kFromZero);
   config.checkpoint.save_total_limit = checkpoint.integer_or("save_total_limit", 0, kFromZero);
   checkpoint.finish();

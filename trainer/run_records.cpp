@@ -163,7 +163,8 @@ RunRecords read_run(const fs::path& folder) {
   if (!fs::is_directory(folder, error))
     throw MissingInputError(folder.string() +
                             ": expected the directory of a run (checkpoint.output_dir), found " +
-                            (fs::exists(folder, error) ? "something else" : "nothing") + ".");
+                            (fs::exists(folder, error) ? "a file" : "nothing") +
+                            ". Give the folder that holds metrics.jsonl.");
   const fs::path metrics = folder / "metrics.jsonl";
   if (!is_file(metrics))
     throw MissingInputError(metrics.string() +
@@ -181,7 +182,8 @@ RunRecords read_run(const fs::path& folder) {
   });
   if (run.num_lines == 0 && run.num_bad_lines > 0)
     throw DataError(metrics.string() + ": expected one JSON object with a step per line, found " +
-                    std::to_string(run.num_bad_lines) + " other lines. Is it another program's?");
+                    std::to_string(run.num_bad_lines) +
+                    " other lines. Give the directory of a run of shardtune.");
   if (is_file(folder / "resolved_config.yaml"))
     run.config = io::read_text_file(folder / "resolved_config.yaml", kMaxConfigBytes);
   if (is_file(folder / "train.log"))

@@ -65,7 +65,8 @@ TEST(Json, RefusesByteOrderMarksAndNulBytes) {
 }
 
 TEST(Json, RefusesNumbersThatOverflow) {
-  EXPECT_HAS(error_of("[1, 1e999]"), "line 1, column 9: number overflow");
+  EXPECT_HAS(error_of("[1, 1e999]"),
+             "line 1, column 9: expected JSON, found what is none: number overflow");
 }
 
 TEST(Json, RefusesInvalidUtf8) {

@@ -209,7 +209,7 @@ TEST(Yaml, StructureErrorsNameTheLine) {
   EXPECT_HAS(error_of("a: 1\n...\nb: 2\n"), "a second document");
   EXPECT_HAS(error_of("? [a, b]\n: 1\n"), "c.yaml:1: expected a plain key");
   EXPECT_HAS(error_of("a: [1, 2\n"), "not valid YAML");
-  EXPECT_HAS(error_of("a: 1\n\tb: 2\n"), "not valid YAML");
+  EXPECT_HAS(error_of("a: 1\n\tb: 2\n"), "c.yaml:2: found a tab at the start");
   EXPECT_HAS(error_of("\xc3\xbc: \xc3\xbc\r\na: 'x\n"), "c.yaml:2: not valid YAML: the quote");
   EXPECT_HAS(error_of("a: \"x\\\"\n"), "not valid YAML: the quote");
   EXPECT_HAS(error_of("a: 'x''\n"), "not valid YAML");
