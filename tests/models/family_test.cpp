@@ -184,7 +184,8 @@ TEST(Family, WhatIsNotThereIsRefusedByName) {
              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
              "use_sliding_window": true, "layer_types": ["full_attention"]})",
          "layer_types: expected a list of 2");
-  expect(R"({"model_type": "gpt2", "n_embd": 30, "n_head": 4})", "n_embd: expected a multiple of n_head (4), found 30");
+  expect(R"({"model_type": "gpt2", "n_embd": 30, "n_head": 4})",
+         "n_embd: expected a multiple of n_head (4), found 30");
   expect(R"({"model_type": "gpt2", "activation_function": "relu"})", "'relu' (known: gelu_new)");
   EXPECT_EQ(refusal(config_json("")), "");
 }
