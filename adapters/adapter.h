@@ -103,6 +103,10 @@ class Adapter : public models::Hooks {
   /// Which task samples without one of their own are of, where the method has tasks.
   virtual void select_task(int64_t task) {}
 
+  /// How many steps this training has; told before its first step and before the state of a
+  /// checkpoint.
+  virtual void set_total_steps(int64_t total_steps) {}
+
   /// Factor on the learning rate of one trainable.
   virtual double learning_rate_scale(ParameterId id) const { return 1.0; }
 
@@ -124,6 +128,11 @@ class AdapterOptions {
   /// What it trains of the base itself: for LoadOptions, before attach().
   virtual models::TrainedBase trained_base(const models::ModelConfig& config) const { return {}; }
   virtual FrontTokens front_tokens() const { return {}; }
+  /// Names of the states that the method keeps per element of each trainable, zero at the start
+  /// (Hooks::on_update); none without training.
+  virtual std::vector<std::string> element_states() const { return {}; }
+  /// ConfigError: what the options want does not fit into so many steps.
+  virtual void check_total_steps(int64_t total_steps) const {}
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
   /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;

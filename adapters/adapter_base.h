@@ -83,6 +83,16 @@ class MethodOptions : public AdapterOptions {
     else
       return {};
   }
+  std::vector<std::string> element_states() const override {
+    if constexpr (requires { options_.element_states(); })
+      return options_.element_states();
+    else
+      return {};
+  }
+  void check_total_steps(int64_t total_steps) const override {
+    if constexpr (requires { options_.check_total_steps(total_steps); })
+      options_.check_total_steps(total_steps);
+  }
   models::TrainedBase trained_base(const models::ModelConfig&) const override {
     if constexpr (requires { options_.targets; })
       return trained_base_of(options_.targets);

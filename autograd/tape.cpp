@@ -124,6 +124,16 @@ void Tape::record(const Variable& output, std::function<void(Tensor& doutput)> b
     records_.push_back({output.grad_.state_, std::move(backward)});
 }
 
+void Tape::add_loss(const Variable& loss) {
+  if (!needs_grad({loss}))
+    return;
+  records_.push_back({nullptr, [gradient = loss.grad_ref()](Tensor&) {
+                        Tensor one(Shape{1}, DType::kFloat32);
+                        one.data<float>()[0] = 1.0f;
+                        gradient.give(std::move(one));
+                      }});
+}
+
 void Tape::in_unit(UnitId unit, const std::function<void()>& body) {
   if (pass_ == Pass::kForward)
     ++root().uses_of_unit_[unit];

@@ -129,6 +129,9 @@ class Tape {
   /// activity of the caller (core/activity.h).
   void record(const Variable& output, std::function<void(Tensor& doutput)> backward);
 
+  /// Adds a loss [1] to what backward() goes back from.
+  void add_loss(const Variable& loss);
+
   /// Keeps something alive until the tape dies: tables that records point into.
   void keep(std::shared_ptr<const void> owner) { root().kept_.push_back(std::move(owner)); }
 

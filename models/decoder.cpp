@@ -100,6 +100,8 @@ Variable Decoder::forward(Tape& tape, const ForwardOptions& options) {
   pass->layers = layer_batch(options);
   pass->batch = pass->layers.batch;
   tape.keep(pass);
+  if (options.extra_losses != nullptr)
+    options.extra_losses->assign(layer_units_.size(), 0.0);
   if (options.cache != nullptr && !pass->layers.virtual_rows.empty()) {
     const int64_t count = std::ssize(pass->layers.virtual_rows) / std::ssize(pass->layers.samples);
     options.cache->add_virtual_tokens(count, pass->batch->sample_offsets);
@@ -108,7 +110,10 @@ Variable Decoder::forward(Tape& tape, const ForwardOptions& options) {
   for (int i = 0; i < static_cast<int>(layer_units_.size()); ++i) {
     const auto body = [this, pass, i](Tape& inner, const Variable& input) {
       Variable output;
-      inner.in_unit(layer_unit(i), [&] { output = run_layer(inner, *pass, i, input); });
+      inner.in_unit(layer_unit(i), [&] {
+        output = run_layer(inner, *pass, i, input);
+        add_extra_losses(inner, *pass, i);
+      });
       return output;
     };
     x = options.gradient_checkpointing && tape.recording() ? tape.checkpoint(x, body)
@@ -166,6 +171,22 @@ Variable Decoder::run_before_layers(Tape& tape, Pass& pass, Variable x) const {
     });
   }
   return x;
+}
+
+// A recomputed layer puts the same value into the same place.
+void Decoder::add_extra_losses(Tape& tape, const Pass& pass, int layer) const {
+  if (pass.options.extra_losses == nullptr)
+    return;
+  const ActivityScope activity(Activity::kAdapters);
+  double sum = 0.0;
+  for (Hooks* hooks : pass.options.hooks) {
+    const Variable loss = hooks->extra_loss(tape, pass.at(layer));
+    if (!loss.defined())
+      continue;
+    sum += static_cast<double>(loss.value().data<const float>()[0]);
+    tape.add_loss(loss);
+  }
+  (*pass.options.extra_losses)[static_cast<size_t>(layer)] = sum;
 }
 
 PrefixKv Decoder::prefix_of(Tape& tape, const Pass& pass, int layer) const {

@@ -93,6 +93,7 @@ class Decoder : public Model {
   Variable embed(Tape& tape, const Pass& pass) const;
   /// x with the rows of virtual tokens in it.
   Variable run_before_layers(Tape& tape, Pass& pass, Variable x) const;
+  void add_extra_losses(Tape& tape, const Pass& pass, int layer) const;
   PrefixKv prefix_of(Tape& tape, const Pass& pass, int layer) const;
 
   std::vector<std::unique_ptr<BaseLinear>> linears_;

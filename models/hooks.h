@@ -56,13 +56,25 @@ struct BranchParts {
   Variable output;  // [T,H], to be added to the residual
 };
 
-/// A local range of one trainable, as hook (6) sees it after the optimizer step.
+/// A local range of one trainable, or a piece of it, as hook (6) sees it after the optimizer step.
+/// It begins at a multiple of kernels::kShardGranule elements, as every rank's ranges do.
 struct UpdatedRange {
   ParameterId id = kNoParameter;
   int64_t begin = 0;
   std::span<float> parameter;
   std::span<const float> clipped_gradient;
+  std::vector<std::span<float>> states;  // of on_update alone: the hooks' own, per element
 };
+
+/// `per_chunk` numbers for each chunk of kShardGranule elements of one trainable, all chunks in
+/// order; a rank fills in those of its own ranges.
+struct ChunkValues {
+  ParameterId id = kNoParameter;
+  int64_t per_chunk = 0;
+  std::span<double> values;
+};
+/// Brings the chunks of all ranks together. Collective.
+using GatherChunks = std::function<void(std::span<const ChunkValues> values)>;
 
 /// Named bytes for a checkpoint, beyond trainables and optimizer states.
 struct NamedState {
@@ -116,10 +128,16 @@ class Hooks {
   }
   virtual bool changes_branches() const { return false; }
 
-  /// (6) After the optimizer step, on every rank with its own ranges.
-  virtual void after_optimizer_step(int64_t step, std::span<const UpdatedRange> ranges) {}
+  /// (6) After the optimizer step, on every rank for its own ranges, `step` counted from 0. First
+  /// piece by piece, with states per element that are sharded, offloaded and saved as the
+  /// optimizer's are; pieces without a gradient are left out.
+  virtual void on_update(int64_t step, const UpdatedRange& piece) {}
+  /// Then once, with whole ranges: what it writes into them is published. Collective.
+  virtual void after_optimizer_step(int64_t step, std::span<const UpdatedRange> ranges,
+                                    const GatherChunks& gather) {}
 
-  /// (7) An extra loss, once per step (part of global micro-batch 0); undefined means none.
+  /// (7) An extra loss [1] of each layer's trainables, its unit leased (context.layer), once per
+  /// step: part of global micro-batch 0. Undefined means none.
   virtual Variable extra_loss(Tape& tape, const PassContext& context) { return {}; }
 
   /// (8) State beyond trainables for checkpoints.

@@ -53,6 +53,8 @@ struct ForwardOptions {
   std::vector<Hooks*> hooks;            // called in order, the first outermost
   bool gradient_checkpointing = false;  // recompute each layer in backward
   KvCache* cache = nullptr;             // generation only; the tape must not record
+  /// Hook (7) is asked when set, and its losses are put here, by layer; until backward has run.
+  std::vector<double>* extra_losses = nullptr;
 };
 
 /// One tensor of the base that is trained, or a part of its rows.

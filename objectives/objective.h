@@ -15,6 +15,7 @@ namespace shardtune::objectives {
 struct MicroBatchResult {
   double loss_sum = 0.0;  // summed over trained tokens
   int64_t num_trained_tokens = 0;
+  double extra_loss = 0.0;        // of hook (7), where ForwardOptions asked for it
   int64_t first_non_finite = -1;  // token of the batch with a NaN or infinite loss, -1 when none
 };
 

@@ -2,6 +2,8 @@
 // pretraining differ in the labels that `data` sets, not in the loss.
 #include "objectives/sft.h"
 
+#include <numeric>
+
 #include "models/head.h"
 
 namespace shardtune::objectives {
@@ -34,7 +36,10 @@ class NextToken : public Objective {
     const Variable hidden = model.forward(tape, options);
     models::HeadLoss loss = models::head_cross_entropy(tape, model.head(), hidden,
                                                        options.context.batch->labels, scale);
-    const MicroBatchResult result{loss.loss_sum, loss.num_trained_tokens, loss.first_non_finite};
+    MicroBatchResult result = result_of(loss);
+    if (options.extra_losses != nullptr)
+      result.extra_loss =
+          std::accumulate(options.extra_losses->begin(), options.extra_losses->end(), 0.0);
     if (result.first_non_finite < 0)
       tape.backward(hidden, std::move(loss.hidden_grad));
     return result;
@@ -46,10 +51,17 @@ class NextToken : public Objective {
     const Variable hidden = model.forward(tape, options);
     const models::HeadLoss loss =
         models::head_cross_entropy(tape, model.head(), hidden, options.context.batch->labels, 1.0f);
-    return {loss.loss_sum, loss.num_trained_tokens, loss.first_non_finite};
+    return result_of(loss);
   }
 
  private:
+  static MicroBatchResult result_of(const models::HeadLoss& loss) {
+    MicroBatchResult result;
+    result.loss_sum = loss.loss_sum;
+    result.num_trained_tokens = loss.num_trained_tokens;
+    result.first_non_finite = loss.first_non_finite;
+    return result;
+  }
   static std::vector<UnitId> forward_and_head(const models::Model& model, Recording recording) {
     std::vector<UnitId> walk = model.forward_units();
     const std::vector<UnitId> head = models::head_units(model.head(), recording);

@@ -162,6 +162,7 @@ void read_data(Job& job) {
     warn_truncated(job.eval_set, "eval", config.data.max_length);
   }
   make_plan(job);
+  job.config.adapter.options->check_total_steps(job.total_steps);
 }
 
 void require_trainable(const Job& job) {
@@ -251,6 +252,7 @@ void load(Job& job) {
   if (config.model.computes_in_int8())
     models::enable_int8(*job.model);
   job.adapter = config.adapter.options->attach(*job.model);
+  job.adapter->set_total_steps(job.total_steps);
   job.store->seal();
   log_base_file(job);
   if (const std::string folder = config.adapter.options->start_folder(); !folder.empty()) {
@@ -266,6 +268,7 @@ void load(Job& job) {
     job.adapter->initialize(start);
   }
   make_optimizer_states(job);
+  job.states->set_hooks(*job.adapter);
   job.states->scale_learning_rates(
       [&job](ParameterId id) { return job.adapter->learning_rate_scale(id); });
 }

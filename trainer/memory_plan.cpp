@@ -142,7 +142,7 @@ struct StateBytes {
 };
 
 StateBytes state_bytes_of(const RunConfig& config, const PlannedStore& store, int rank) {
-  const auto num_states = static_cast<int64_t>(config.optimizer.optimizer->state_names().size());
+  const auto num_states = std::ssize(element_states(config));
   std::vector<StateSwap::Segment> segments;
   int64_t elements = 0;
   for (const int64_t length : store.owned_ranges(rank)) {
@@ -409,8 +409,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   walk.evaluate();
 
   const PlannedStore& store = walk.store();
-  const auto num_states =
-      static_cast<int64_t>(job.config.optimizer.optimizer->state_names().size());
+  const auto num_states = std::ssize(element_states(job.config));
   const StateBytes states = state_bytes_of(job.config, store, 0);
   const int64_t adapter_bytes = kFloatBytes * store.num_trainable_elements();
   add_rows(store, dry_run, process, states.resident, plan);

@@ -70,6 +70,8 @@ Scalars scalars_of(const StepMetrics& metrics, double epoch) {
       {"train/learning_rate", f32(result.learning_rate)},
       {"train/epoch", f32(epoch)},
       {"train/tokens_per_second", f32(static_cast<double>(result.num_tokens) / metrics.seconds)}};
+  if (result.extra_loss != 0.0)
+    scalars.emplace_back("train/extra_loss", f32(result.extra_loss));
   if (metrics.eval_loss)
     scalars.emplace_back("eval/loss", f32(*metrics.eval_loss));
   return scalars;
@@ -81,6 +83,7 @@ std::string metrics_line(const StepMetrics& metrics) {
       std::ranges::max(metrics.ranks, {}, &RankStep::peak_rss_bytes).peak_rss_bytes;
   std::string line =
       "{\"step\": " + std::to_string(metrics.step) + ", \"loss\": " + exact(result.loss) +
+      (result.extra_loss != 0.0 ? ", \"extra_loss\": " + exact(result.extra_loss) : "") +
       ", \"grad_norm\": " + exact(result.grad_norm) +
       ", \"learning_rate\": " + exact(result.learning_rate) +
       ", \"tokens\": " + std::to_string(result.num_tokens) + ", \"tokens_per_second\": " +

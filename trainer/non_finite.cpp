@@ -99,6 +99,9 @@ objectives::MicroBatchResult run_micro_batch(Job& job, const data::MicroBatchPla
   const TokenBatch batch = lay_out(job, micro_batch);
   models::ForwardOptions options = forward_options(job, scale.step);
   options.context.batch = &batch;
+  std::vector<double> extra_losses;
+  if (m == 0 && scale.extra_loss == StepScale::ExtraLoss::kWithFirst)
+    options.extra_losses = &extra_losses;
   job.store->begin_walk(job.objective->train_walk(*job.model));
   job.store->begin_micro_batch(m);
   const auto result = job.objective->train(
@@ -125,7 +128,8 @@ void throw_non_finite(Job& job, const data::StepPlan& plan, int64_t step,
     what = tensor.empty() ? "the loss is NaN or infinite (tensor: logits)"
                           : "the loss is NaN or infinite (tensor: " + tensor + ")";
   } else {
-    where = find_bad_samples(job, plan, {step, plan.num_trained_tokens});
+    where =
+        find_bad_samples(job, plan, {step, plan.num_trained_tokens, StepScale::ExtraLoss::kNone});
     what = "NaN or infinity in the gradient of " + (tensor.empty() ? "a tensor" : tensor);
   }
   throw NonFiniteError(

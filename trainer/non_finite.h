@@ -26,6 +26,9 @@ struct FirstNonFinite {
 struct StepScale {
   int64_t step = 0;
   int64_t num_trained_tokens = 0;  // of the whole step
+  /// Hook (7) is asked with micro-batch 0 of the step; not in a search for samples.
+  enum class ExtraLoss { kWithFirst, kNone };
+  ExtraLoss extra_loss = ExtraLoss::kWithFirst;
 };
 
 /// Forward and backward of one micro-batch; its gradients stand in the store as leaf m. At stage 3

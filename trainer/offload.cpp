@@ -126,15 +126,16 @@ void log_base_file(const Job& job) {
 void make_optimizer_states(Job& job) {
   const OffloadSection& offload = job.config.parallel.offload_optimizer;
   const optim::Optimizer& optimizer = *job.config.optimizer.optimizer;
+  const std::vector<std::string> names = element_states(job.config);
   if (!offload.is_nvme()) {
-    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer);
+    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer, names);
     return;
   }
   run_on_all_ranks(job.comm, [&] {
     job.state_file = open_swap_file(job, offload);
     prepare(job, "offload_optimizer", *job.state_file,
-            OptimizerStates::swap_bytes(*job.store, optimizer));
-    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer, *job.state_file);
+            OptimizerStates::swap_bytes(*job.store, names));
+    job.states = std::make_unique<OptimizerStates>(*job.store, optimizer, names, *job.state_file);
   });
   log_info("offload_optimizer: states take " + mebibytes(job.state_file->reserved_bytes()) +
            " of disk on rank 0");

@@ -23,8 +23,19 @@ std::vector<StateSwap::Segment> segments_of(ShardedParameterStore& store) {
 
 }  // namespace
 
-OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Optimizer& optimizer)
-    : store_(store), optimizer_(optimizer), names_(optimizer.state_names()) {
+std::vector<std::string> element_states(const RunConfig& config) {
+  std::vector<std::string> names = config.optimizer.optimizer->state_names();
+  for (const std::string& name : config.adapter.options->element_states())
+    names.push_back(name);
+  return names;
+}
+
+OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Optimizer& optimizer,
+                                 std::vector<std::string> names)
+    : store_(store),
+      optimizer_(optimizer),
+      names_(std::move(names)),
+      num_own_(optimizer.state_names().size()) {
   for (const auto& segment : store.segments()) {
     const auto size = static_cast<size_t>(segment.end - segment.begin);
     states_.emplace_back(names_.size(), std::vector<float>(size));
@@ -32,15 +43,17 @@ OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Opti
 }
 
 OptimizerStates::OptimizerStates(ShardedParameterStore& store, const optim::Optimizer& optimizer,
-                                 io::SwapFile& file)
-    : store_(store), optimizer_(optimizer), names_(optimizer.state_names()) {
+                                 std::vector<std::string> names, io::SwapFile& file)
+    : store_(store),
+      optimizer_(optimizer),
+      names_(std::move(names)),
+      num_own_(optimizer.state_names().size()) {
   swap_ = std::make_unique<StateSwap>(file, segments_of(store), names_);
 }
 
 int64_t OptimizerStates::swap_bytes(ShardedParameterStore& store,
-                                    const optim::Optimizer& optimizer) {
-  return StateSwap::bytes_of(segments_of(store),
-                             static_cast<int64_t>(optimizer.state_names().size()));
+                                    const std::vector<std::string>& names) {
+  return StateSwap::bytes_of(segments_of(store), static_cast<int64_t>(names.size()));
 }
 
 void OptimizerStates::step(double learning_rate, double weight_decay, int64_t step) {
@@ -61,18 +74,32 @@ optim::OptimizerSegment OptimizerStates::rates_of(ParameterId id,
   return scaled;
 }
 
+void OptimizerStates::update(const optim::OptimizerSegment& rates,
+                             const models::UpdatedRange& piece, int64_t step) {
+  optim::OptimizerSegment segment = rates_of(piece.id, rates);
+  segment.parameter = piece.parameter;
+  segment.gradient = piece.clipped_gradient;
+  const auto end_of_own = piece.states.begin() + static_cast<std::ptrdiff_t>(num_own_);
+  segment.states.assign(piece.states.begin(), end_of_own);
+  optimizer_.step({&segment, 1}, step);
+  if (hooks_ == nullptr || num_own_ == names_.size())
+    return;
+  models::UpdatedRange seen = piece;
+  seen.states.assign(end_of_own, piece.states.end());
+  hooks_->on_update(step - 1, seen);
+}
+
 void OptimizerStates::step_in_memory(const optim::OptimizerSegment& rates, int64_t step) {
-  std::vector<optim::OptimizerSegment> segments;
   const auto ranges = store_.segments();
   for (size_t i = 0; i < ranges.size(); ++i) {
-    if (!ranges[i].has_gradient)
+    const auto& range = ranges[i];
+    if (!range.has_gradient)
       continue;
-    auto& segment = segments.emplace_back(rates_of(ranges[i].id, rates));
-    segment.parameter = ranges[i].parameter;
-    segment.gradient = ranges[i].gradient;
-    segment.states.assign(states_[i].begin(), states_[i].end());
+    update(rates,
+           {range.id, range.begin, range.parameter, range.gradient,
+            std::vector<std::span<float>>(states_[i].begin(), states_[i].end())},
+           step);
   }
-  optimizer_.step(segments, step);
 }
 
 void OptimizerStates::step_swapped(const optim::OptimizerSegment& rates, int64_t step) {
@@ -80,13 +107,15 @@ void OptimizerStates::step_swapped(const optim::OptimizerSegment& rates, int64_t
   try {
     swap_->update([&](size_t i) { return ranges[i].has_gradient; },
                   [&](const StateSwap::Piece& piece, std::span<const std::span<float>> states) {
+                    const auto& range = ranges[piece.segment];
                     const auto begin = static_cast<size_t>(piece.begin);
                     const auto count = static_cast<size_t>(piece.end - piece.begin);
-                    auto segment = rates_of(ranges[piece.segment].id, rates);
-                    segment.parameter = ranges[piece.segment].parameter.subspan(begin, count);
-                    segment.gradient = ranges[piece.segment].gradient.subspan(begin, count);
-                    segment.states.assign(states.begin(), states.end());
-                    optimizer_.step({&segment, 1}, step);
+                    update(
+                        rates,
+                        {range.id, range.begin + piece.begin, range.parameter.subspan(begin, count),
+                         range.gradient.subspan(begin, count),
+                         std::vector<std::span<float>>(states.begin(), states.end())},
+                        step);
                   });
   } catch (const Error& error) {
     throw Error(error.exit_code(),

@@ -1,6 +1,6 @@
-// The optimizer's states over the ranges that this rank updates, in memory or, with
-// offload_optimizer, in a StateSwap. Checkpoints hold whole tensors: gather() brings the ranges of
-// all ranks together, restore() asks for this rank's alone.
+// The optimizer's states, and those that an adapter keeps for hook (6), over the ranges that this
+// rank updates, in memory or, with offload_optimizer, in a StateSwap. Checkpoints hold whole
+// tensors: gather() brings the ranges of all ranks together, restore() asks for this rank's alone.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,12 @@
 #include <utility>
 #include <vector>
 
+#include "models/hooks.h"
 #include "optim/optimizer.h"
 #include "parallel/communicator.h"
 #include "parallel/sharded_store.h"
 #include "trainer/checkpoint.h"
+#include "trainer/config.h"
 #include "trainer/state_swap.h"
 
 namespace shardtune::trainer {
@@ -23,20 +25,28 @@ namespace shardtune::trainer {
 using ElementReader = std::function<void(ParameterId id, const std::string& name, int64_t begin,
                                          std::span<float> values)>;
 
+/// Names of the states per element: the optimizer's, then the adapter's.
+std::vector<std::string> element_states(const RunConfig& config);
+
 class OptimizerStates {
  public:
-  /// Zero states for store.segments(), in memory. All arguments must outlive this object.
-  OptimizerStates(parallel::ShardedParameterStore& store, const optim::Optimizer& optimizer);
+  /// Zero states for store.segments(), in memory, named as element_states() does. References must
+  /// outlive this object.
+  OptimizerStates(parallel::ShardedParameterStore& store, const optim::Optimizer& optimizer,
+                  std::vector<std::string> names);
   /// In the file instead. Errors  those of io/block_file.h, here and in every function below
   OptimizerStates(parallel::ShardedParameterStore& store, const optim::Optimizer& optimizer,
-                  io::SwapFile& file);
+                  std::vector<std::string> names, io::SwapFile& file);
+
+  /// Whose on_update() is called for what was stepped, where it has states of its own.
+  void set_hooks(models::Hooks& hooks) { hooks_ = &hooks; }
 
   /// Factors on the learning rate, by trainable; 1 where this is not called.
   void scale_learning_rates(std::function<double(ParameterId)> scale) { scale_ = std::move(scale); }
 
   /// Bytes that the file will take.
   static int64_t swap_bytes(parallel::ShardedParameterStore& store,
-                            const optim::Optimizer& optimizer);
+                            const std::vector<std::string>& names);
 
   /// One update of every segment that has a gradient; `step` counts from 1. An I/O error in
   /// between leaves weights and states that belong to no step; its message says so.
@@ -62,6 +72,9 @@ class OptimizerStates {
 
   void step_in_memory(const optim::OptimizerSegment& rates, int64_t step);
   void step_swapped(const optim::OptimizerSegment& rates, int64_t step);
+  /// Steps one range, or a piece of it.
+  void update(const optim::OptimizerSegment& rates, const models::UpdatedRange& piece,
+              int64_t step);
   /// One tensor's states into `whole` (one per state) on rank 0. Collective.
   void gather_tensor(parallel::Communicator& comm, ParameterId id, std::span<NamedTensor> whole);
   /// The states of one segment of this rank.
@@ -70,6 +83,8 @@ class OptimizerStates {
   parallel::ShardedParameterStore& store_;
   const optim::Optimizer& optimizer_;
   std::vector<std::string> names_;
+  size_t num_own_ = 0;  // of names_: the optimizer's
+  models::Hooks* hooks_ = nullptr;
   std::function<double(ParameterId)> scale_;
   std::vector<Values> states_;  // [segment]; empty when swapped
   std::unique_ptr<StateSwap> swap_;

@@ -9,6 +9,7 @@
 #include "parallel/loss_sum.h"
 #include "trainer/collective.h"
 #include "trainer/non_finite.h"
+#include "trainer/step_hooks.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -27,13 +28,6 @@ void update_weights(Job& job, double learning_rate, int64_t step) {
     run_on_all_ranks(job.comm, update);
   else
     update();
-}
-
-void run_after_step_hooks(Job& job, int64_t step) {
-  std::vector<models::UpdatedRange> ranges;
-  for (const auto& segment : job.store->segments())
-    ranges.push_back({segment.id, segment.begin, segment.parameter, segment.gradient});
-  job.adapter->after_optimizer_step(step, ranges);
 }
 
 }  // namespace
@@ -66,6 +60,7 @@ StepResult train_step(Job& job, int64_t step) {
 
   // Gradients and losses of all micro-batches; micro-batch m runs on rank m mod world_size.
   FirstNonFinite bad;
+  double extra_loss = 0.0;
   parallel::LossSum losses(job.comm);
   losses.begin(num_micro_batches);
   store.begin_step(num_micro_batches);
@@ -81,6 +76,7 @@ StepResult train_step(Job& job, int64_t step) {
           run_micro_batch(job, plan.micro_batches[m], m, {step, plan.num_trained_tokens});
       losses.add(m, {result.loss_sum, static_cast<double>(result.num_trained_tokens)});
       bad.note(m, result.first_non_finite);
+      extra_loss += result.extra_loss;
     });
     store.end_round();
   }
@@ -98,16 +94,12 @@ StepResult train_step(Job& job, int64_t step) {
     optim::scale_gradient(segment.gradient, clip);
   const double learning_rate = job.schedule->learning_rate(step);
   update_weights(job, learning_rate, step + 1);
+  run_step_hooks(store, job.comm, *job.adapter, step);
   store.publish_updates();
-  run_after_step_hooks(job, step);
   job.comm.note_progress({});
-  return {loss.mean(),
-          grad_norm,
-          learning_rate,
-          plan.num_tokens,
-          plan.num_trained_tokens,
-          num_micro_batches,
-          step_flops(job, plan)};
+  return {loss.mean(),       extra_loss,           grad_norm,
+          learning_rate,     plan.num_tokens,      plan.num_trained_tokens,
+          num_micro_batches, step_flops(job, plan)};
 }
 
 void probe_longest_micro_batch(Job& job, int64_t first_step) {

@@ -10,8 +10,9 @@
 namespace shardtune::trainer {
 
 struct StepResult {
-  double loss = 0.0;       // mean negative log-likelihood per trained token of the step
-  double grad_norm = 0.0;  // before clipping
+  double loss = 0.0;        // mean negative log-likelihood per trained token of the step
+  double extra_loss = 0.0;  // of hook (7), on rank 0; `loss` is without it
+  double grad_norm = 0.0;   // before clipping
   double learning_rate = 0.0;
   int64_t num_tokens = 0;
   int64_t num_trained_tokens = 0;
