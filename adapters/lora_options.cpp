@@ -190,11 +190,7 @@ io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::str
       {"use_qalora", false},
       {"use_rslora", options.use_rslora},
       {"ensure_weight_tying", false}};
-  for (const char* key :
-       {"alora_invocation_tokens", "arrow_config", "corda_config", "eva_config", "exclude_modules",
-        "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform",
-        "lora_ga_config", "megatron_config", "modules_to_save", "monteclora_config",
-        "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config"})
+  for (const char* key : kUnusedLoraKeys)
     own.emplace_back(key, nullptr);
   return peft_config_json("LORA", base_model, std::move(own));
 }

@@ -40,6 +40,24 @@ struct LoraOptions {
 LoraOptions parse_lora(const OptionReader& reader);
 /// Keys of the run's section with their values as YAML.
 std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& options);
+/// Keys of PEFT's LoraConfig, and of what derives from it, that are written as null.
+inline constexpr const char* kUnusedLoraKeys[] = {"alora_invocation_tokens",
+                                                  "arrow_config",
+                                                  "corda_config",
+                                                  "eva_config",
+                                                  "exclude_modules",
+                                                  "kasa_config",
+                                                  "layer_replication",
+                                                  "layers_pattern",
+                                                  "layers_to_transform",
+                                                  "lora_ga_config",
+                                                  "megatron_config",
+                                                  "modules_to_save",
+                                                  "monteclora_config",
+                                                  "target_parameters",
+                                                  "trainable_token_indices",
+                                                  "use_bdlora",
+                                                  "velora_config"};
 /// The exact key set that PEFT 0.21.2 writes. Relative options come out as the plain LoRA of twice
 /// the rank that holds the same change.
 io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::string>& targets,

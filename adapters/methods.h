@@ -7,6 +7,7 @@
 
 namespace shardtune::adapters {
 
+std::unique_ptr<AdapterOptions> read_adalora(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_adaption_prompt(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_bitfit(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_boft(const OptionReader& reader);

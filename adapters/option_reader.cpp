@@ -59,6 +59,10 @@ class YamlOptions : public OptionReader {
       values.emplace_back(name, node.number_or(name, range.max, range));
     return values;
   }
+  Masks masks(std::string_view key) const override {
+    error(key, "belongs to saved adapters. Leave it out.");
+    return {};
+  }
   bool is_text(std::string_view key) const override {
     return section_.section(ours(key)).is_scalar();
   }
@@ -179,6 +183,26 @@ class PeftOptions : public OptionReader {
         wrong(std::string(key) + "." + name, "a number", number);
       check_range(key, number.as_number(), range, "a number");
       result.emplace_back(name, number.as_number());
+    }
+    return result;
+  }
+  Masks masks(std::string_view key) const override {
+    const io::Json* value = find(key);
+    if (value == nullptr)
+      return {};
+    if (!value->is_object())
+      wrong(key, "an object", *value);
+    Masks result;
+    for (const auto& [name, list] : value->as_object()) {
+      const std::string place = std::string(key) + "." + name;
+      if (!list.is_array())
+        wrong(place, "a list of true and false", list);
+      std::vector<uint8_t>& marks = result[name];
+      for (const io::Json& mark : list.as_array()) {
+        if (!mark.is_bool())
+          wrong(place, "true and false", mark);
+        marks.push_back(mark.as_bool() ? 1 : 0);
+      }
     }
     return result;
   }

@@ -18,6 +18,8 @@ namespace shardtune::adapters {
 
 /// "q_proj" -> 4: a value for the modules whose path a regular expression matches.
 using Pattern = std::vector<std::pair<std::string, double>>;
+/// Marks 0 or 1 by name.
+using Masks = std::map<std::string, std::vector<uint8_t>>;
 
 class OptionReader {
  public:
@@ -39,6 +41,8 @@ class OptionReader {
                                          std::vector<std::string> otherwise) const = 0;
   virtual std::vector<int64_t> integers(std::string_view key) const = 0;
   virtual Pattern pattern(std::string_view key, io::NumberRange range) const = 0;
+  /// Lists of true and false by name, of a saved adapter alone.
+  virtual Masks masks(std::string_view key) const = 0;
   /// Whether the key holds one text, not a list.
   virtual bool is_text(std::string_view key) const = 0;
 

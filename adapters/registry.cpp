@@ -71,6 +71,7 @@ std::vector<SavedTensor> Adapter::saved_tensors() const {
 const Registry<AdapterMethod>& adapter_methods() {
   static const Registry<AdapterMethod> kMethods(
       "adapter.method", {{"lora", {&read_lora, "LORA", {{"r", "lora_rank"}}}},
+                         {"adalora", {&read_adalora, "ADALORA", {}}},
                          {"bitfit", {&read_bitfit, "", {}}},
                          {"freeze", {&read_freeze, "", {}}},
                          {"full", {&read_full, "", {}}},
@@ -105,6 +106,10 @@ class ContinuedAdapter : public AdapterOptions {
     return saved_->trained_base(config);
   }
   FrontTokens front_tokens() const override { return saved_->front_tokens(); }
+  std::vector<std::string> element_states() const override { return saved_->element_states(); }
+  void check_total_steps(int64_t total_steps) const override {
+    saved_->check_total_steps(total_steps);
+  }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
     return saved_->attach(model);
   }

@@ -354,44 +354,82 @@ Variable add_bias(Tape& tape, const Variable& y, ParameterId bias) {
   return output;
 }
 
+namespace {
+
+/// What low_rank_update keeps for its way back.
+struct LowRankParts {
+  LowRank update;
+  Variable x, a, b, e;
+  GradRef y;
+  Tensor u;        // x A^T
+  Tensor weighed;  // u * E^T, where there is an E
+  const Tensor& into_b() const { return weighed.empty() ? u : weighed; }
+};
+
+void low_rank_backward(Tape& tape, const LowRankParts& parts, Tensor& dy) {
+  const LowRank& update = parts.update;
+  const DType dtype = parts.u.dtype();
+  Tensor converted;
+  const TensorView dy_in = in_dtype(dy, dtype, converted);
+  const GradSlot db = parts.b.grad_ref().slot();
+  kernels::gemm_over_tokens(dy_in, parts.into_b(), db.grad, db.accumulate, update.scale);
+  Tensor du(parts.u.shape(), dtype);
+  kernels::gemm(dy_in, weight_in(tape, update.lora_B, dtype), Transpose::kNo, du, Accumulate::kNo,
+                update.scale);
+  if (parts.e.defined()) {
+    const int64_t rank = parts.e.numel();
+    Tensor products(du.shape(), DType::kFloat32);
+    multiply_into(du, parts.u, {products.view(), Accumulate::kNo});
+    const GradSlot de = parts.e.grad_ref().slot();
+    kernels::sum_rows(products, de.grad.reshaped({rank}), de.accumulate);
+    Tensor before(du.shape(), dtype);
+    multiply_into(du, parts.e.value().reshaped({rank}), {before.view(), Accumulate::kNo});
+    du = std::move(before);
+  }
+  const GradSlot da = parts.a.grad_ref().slot();
+  kernels::gemm_over_tokens(du, parts.x.value(), da.grad, da.accumulate);
+  if (parts.x.requires_grad()) {
+    const GradSlot dx = parts.x.grad_ref().slot();
+    kernels::gemm(du, weight_in(tape, update.lora_A, dtype), Transpose::kNo, dx.grad,
+                  dx.accumulate);
+  }
+  if (parts.y.wanted())
+    parts.y.give(std::move(dy));
+}
+
+}  // namespace
+
 Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update) {
-  const Variable a = tape.parameter(update.lora_A);
-  const Variable b = tape.parameter(update.lora_B);
   const DType dtype = x.dtype();
-  const int64_t rank = a.dim(0);
-  auto u = std::make_shared<Tensor>(Shape{x.dim(0), rank}, dtype);
-  kernels::gemm(x.value(), weight_in(tape, update.lora_A, dtype), Transpose::kYes, *u,
+  auto parts = std::make_shared<LowRankParts>();
+  parts->update = update;
+  parts->x = x;
+  parts->a = tape.parameter(update.lora_A);
+  parts->b = tape.parameter(update.lora_B);
+  parts->y = y.grad_ref();
+  const int64_t rank = parts->a.dim(0);
+  parts->u = Tensor(Shape{x.dim(0), rank}, dtype);
+  kernels::gemm(x.value(), weight_in(tape, update.lora_A, dtype), Transpose::kYes, parts->u,
                 Accumulate::kNo);
+  if (update.lora_E != kNoParameter) {
+    parts->e = tape.parameter(update.lora_E);
+    parts->weighed = Tensor(parts->u.shape(), dtype);
+    multiply_into(parts->u, parts->e.value().reshaped({rank}),
+                  {parts->weighed.view(), Accumulate::kNo});
+  }
   const TensorView b_value = weight_in(tape, update.lora_B, dtype);
   Variable output;
   const DType result = update.result.value_or(dtype);
   if (y.dtype() == result) {
-    kernels::gemm(*u, b_value, Transpose::kYes, y.value(), Accumulate::kYes, update.scale);
-    output = tape.result_in_place(y, {y, x, a, b});
+    kernels::gemm(parts->into_b(), b_value, Transpose::kYes, y.value(), Accumulate::kYes,
+                  update.scale);
+    output = tape.result_in_place(y, {y, x, parts->a, parts->b});
   } else {
     Tensor sum(y.shape(), result);
-    kernels::gemm_onto(y.value(), *u, b_value, sum, update.scale);
-    output = tape.result(std::move(sum), {y, x, a, b}, result);
+    kernels::gemm_onto(y.value(), parts->into_b(), b_value, sum, update.scale);
+    output = tape.result(std::move(sum), {y, x, parts->a, parts->b}, result);
   }
-  tape.record(output, [&tape, x, y = y.grad_ref(), a = a.grad_ref(), b = b.grad_ref(), u, update,
-                       dtype](Tensor& dy) {
-    Tensor converted;
-    const TensorView dy_in = in_dtype(dy, dtype, converted);
-    const GradSlot db = b.slot();
-    kernels::gemm_over_tokens(dy_in, *u, db.grad, db.accumulate, update.scale);
-    Tensor du(u->shape(), dtype);
-    kernels::gemm(dy_in, weight_in(tape, update.lora_B, dtype), Transpose::kNo, du, Accumulate::kNo,
-                  update.scale);
-    const GradSlot da = a.slot();
-    kernels::gemm_over_tokens(du, x.value(), da.grad, da.accumulate);
-    if (x.requires_grad()) {
-      const GradSlot dx = x.grad_ref().slot();
-      kernels::gemm(du, weight_in(tape, update.lora_A, dtype), Transpose::kNo, dx.grad,
-                    dx.accumulate);
-    }
-    if (y.wanted())
-      y.give(std::move(dy));
-  });
+  tape.record(output, [&tape, parts](Tensor& dy) { low_rank_backward(tape, *parts, dy); });
   return output;
 }
 

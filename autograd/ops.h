@@ -77,12 +77,14 @@ Variable add_bias(Tape& tape, const Variable& y, ParameterId bias);
 
 /// y + scale * (x A^T) B^T in x's dtype, or in f32 where more is to follow. In place on a y of that
 /// dtype; an f32 y of bf16 activations is rounded after the addition. lora_A [r,in], lora_B [out,r]
-/// trainable. Source  Hu et al. 2021, LoRA, arXiv:2106.09685
+/// trainable; with lora_E [r,1] y + scale * ((x A^T) * E^T) B^T.
+/// Source  Hu et al. 2021, LoRA, arXiv:2106.09685; lora_E: Zhang et al. 2023, arXiv:2303.10512
 struct LowRank {
   ParameterId lora_A = kNoParameter;
   ParameterId lora_B = kNoParameter;
   float scale = 1.0f;
   std::optional<DType> result = std::nullopt;  // without: x's dtype
+  ParameterId lora_E = kNoParameter;
 };
 Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update);
 

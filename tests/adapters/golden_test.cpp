@@ -119,11 +119,13 @@ double GoldenCase::train(bool recompute) {
   small_.store.begin_micro_batch(0);
   models::ForwardOptions training = options();
   training.gradient_checkpointing = recompute;
+  std::vector<double> extra_losses;
+  training.extra_losses = &extra_losses;
   const auto result = objectives::make_next_token()->train(
       *small_.model, training, 1.0f / static_cast<float>(batch_.num_trained_tokens));
   small_.store.end_round();
   small_.store.finish_gradients();
-  return result.loss_sum / static_cast<double>(result.num_trained_tokens);
+  return result.loss_sum / static_cast<double>(result.num_trained_tokens) + result.extra_loss;
 }
 
 void GoldenCase::expect_near(const std::vector<float>& found, const std::string& name) const {

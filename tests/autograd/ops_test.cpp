@@ -100,6 +100,15 @@ TEST_F(OpsTest, LowRankUpdateGoesBackToEverything) {
   });
 }
 
+TEST_F(OpsTest, LowRankUpdateGoesBackToItsSingularValues) {
+  const ParameterId base = trainable("base", {6, 5}, 10);
+  LowRank update{trainable("lora_A", {2, 5}, 11), trainable("lora_B", {6, 2}, 12), 0.7f};
+  update.lora_E = trainable("lora_E", {2, 1}, 13);
+  check({{4, 5}}, [&](Tape& tape, const auto& x) {
+    return low_rank_update(tape, linear(tape, x[0], base), x[0], update);
+  });
+}
+
 TEST_F(OpsTest, RopeAndAttentionGoBackWithPrefixAndSamples) {
   static const std::vector<int32_t> kOffsets = {0, 3, 7};
   static const std::vector<int32_t> kPositions = {0, 1, 2, 0, 1, 2, 3};

@@ -304,6 +304,8 @@ class TinyModel(ParityCase):
             {"method": "lora", "lora_rank": 4, "use_dora": True, "rank_pattern": {"q_proj": 3}},
             {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "pissa"},
             {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "olora"},
+            {"method": "adalora", "init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 2,
+             "lora_alpha": 300, **some},
             {"method": "ia3"},
             {"method": "vera", "r": 16, **some},
             {"method": "loha", "r": 4, **some},

@@ -226,7 +226,7 @@ std::vector<Refusal> refusals() {
       {"stage 4", {testing::zero_stage(4)}},
       {"CUDA", {"parallel.device=cuda"}},
       {"computing in float16", {"model.compute_dtype=float16"}},
-      {"AdaLoRA", {"adapter.method=adalora"}},
+      {"QA-LoRA", {"adapter.method=qalora"}},
       {"preference objectives", {"training.objective=dpo"}},
   };
 }

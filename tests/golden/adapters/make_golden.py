@@ -93,6 +93,19 @@ LINEAR_CASES = {
     "gpt2_boft": (peft.BOFTConfig, dict(CONV1D, boft_block_size=4), 0.1, {"boft_s": 1}),
 }
 
+ADALORA_CASES = {
+    "adalora": (peft.AdaLoraConfig, dict(target_modules=SOME, init_r=3, target_r=2, lora_alpha=5,
+                                         total_step=10), 0.3, {}),
+    "adalora_pruned": (peft.AdaLoraConfig, dict(
+        target_modules=SOME, init_r=3, target_r=2, lora_alpha=5, orth_reg_weight=0.8,
+        total_step=10), 0.3, {}),
+    "gpt2_adalora": (peft.AdaLoraConfig, dict(CONV1D, init_r=3, target_r=2, lora_alpha=5,
+                                              total_step=10), 0.3, {}),
+}
+# Of adalora_pruned: the triplets that are left, by linear in order of the model.
+KEPT = [[True, False, True], [False, True, True], [False, False, False],
+        [True, True, True], [False, True, False], [True, False, False]]
+
 # Parts of the base that are trained: biases, whole modules, tied tables.
 NONE = "dummy-target-modules"
 NORMS = {"norm": 1, "ln_": 1}
@@ -192,6 +205,20 @@ def save(model, folder, base):
     path.write_text(json.dumps(saved, indent=2) + "\n")
 
 
+def prune(model, folder, base):
+    """The adapter that PEFT loads again when only KEPT is left of it."""
+    names = [name for name, _ in model.base_model.model.named_parameters() if ".lora_E." in name]
+    model.peft_config["default"].rank_pattern = dict(zip(names, KEPT, strict=True))
+    save(model, folder, base)
+    return peft.PeftModel.from_pretrained(load_base("adalora"), folder, is_trainable=True)
+
+
+def orthogonality(model):
+    """What AdaLoRA adds to the loss: all of it where no token has a label."""
+    ids = torch.zeros((1, 3), dtype=torch.long)
+    return model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=torch.tensor(1)).loss
+
+
 def write_case(folder, index, name, case):
     kind, options, scale, centers = case
     torch.manual_seed(300 + index)
@@ -199,14 +226,19 @@ def write_case(folder, index, name, case):
     model = peft.get_peft_model(load_base(name), config)
     randomize(model, 400 + index, scale, centers)
     save(model, folder, base_of(name))
+    if name == "adalora_pruned":
+        model = prune(model, folder, base_of(name))
     loss, tensors = llama.forward(Tokens(model.eval()))
+    if kind is peft.AdaLoraConfig:
+        loss = loss + orthogonality(model)
+        tensors["loss"] = loss.detach().reshape(1)
     loss.backward()
     for index in range(len(llama.SEQUENCE_LENGTHS)):
         del tensors[f"input_ids_{index}"], tensors[f"labels_{index}"]  # those of ../llama
     if name in TRAINED:
         (folder / "run.yaml").write_text(TRAINED[name] + "\n")
     for key, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or parameter.numel() == 0:
             continue
         if name in TRAINED:
             for what, values in (("value.", parameter.detach()), ("grad.", parameter.grad)):
@@ -256,6 +288,49 @@ def write_combined(root):
     safetensors.torch.save_file(tensors, root / "combined.safetensors")
 
 
+# Of adalora_schedule: the whole of its section, and the optimizer's learning rate.
+SCHEDULE = dict(target_modules=SOME, init_r=4, target_r=2, lora_alpha=8, tinit=1, tfinal=3,
+                deltaT=2, total_step=10)
+SCHEDULE_RATE = 1e-2
+
+
+def write_schedule(root):
+    """Ten steps of torch's AdamW on both sequences: losses, the triplets kept, and importance."""
+    torch.manual_seed(700)
+    model = peft.get_peft_model(load_base("adalora"),
+                                peft.AdaLoraConfig(task_type="CAUSAL_LM", **SCHEDULE))
+    randomize(model, 701, 0.3, {})
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    key = lambda name: name.replace("base_model.model.", "").replace(".default", "")  # noqa: E731
+    tensors = {"start." + key(name): p.detach().clone() for name, p in trained}
+    optimizer = torch.optim.AdamW([p for _, p in trained], lr=SCHEDULE_RATE, weight_decay=0.0)
+    allocator = model.base_model.rankallocator
+    losses = []
+    for step in range(SCHEDULE["total_step"]):
+        loss, _ = llama.forward(model.train())
+        loss = loss + orthogonality(model)
+        losses.append(loss.detach().reshape(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        pattern = model.peft_config["default"].rank_pattern or {}
+        tensors[f"kept.{step}"] = torch.tensor([m for marks in pattern.values() for m in marks],
+                                               dtype=torch.float32)
+        entries = [p.detach().reshape(-1) for name, p in trained if ".lora_E." in name]
+        tensors[f"zeros.{step}"] = (torch.cat(entries) == 0).float()
+        for name, importance in allocator.exp_avg_ipt.items():
+            if step == 5:
+                tensors["exp_avg_ipt." + key(name)] = importance.clone()
+                tensors["exp_avg_unc." + key(name)] = allocator.exp_avg_unc[name].clone()
+    tensors["losses"] = torch.cat(losses)
+    root.mkdir()
+    section = dict(SCHEDULE, method="adalora", orth_reg_weight=0.5)
+    (root / "run.yaml").write_text(json.dumps(section) + "\n")
+    safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()},
+                                root / "schedule.safetensors")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
@@ -273,11 +348,14 @@ def main():
                    for name, (_, options) in TRAINED_CASES.items()}
         cases = list(enumerate({**CASES, **GPT2_CASES, **LINEAR_CASES, **trained}.items()))
         cases += enumerate(TOKEN_CASES.items(), len(CASES))
+        cases += enumerate(ADALORA_CASES.items(), 50)
         for index, (name, case) in cases:
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
         if not arguments.names or "combined" in arguments.names:
             write_combined(root / "combined")
+        if not arguments.names or "adalora_schedule" in arguments.names:
+            write_schedule(root / "adalora_schedule")
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             target = HERE / path.relative_to(root)
             if target.exists() and filecmp.cmp(path, target, shallow=False):
