@@ -31,6 +31,36 @@ BENCHMARK(gemm_bench)
     ->ArgsProduct({{2048}, {576}, {16}, {1}, {0, 1}})
     ->ArgsProduct({{1, 8, 64}, {1536}, {576}, {1}, {0, 1}});
 
+// The second half of a LoRA update, on the base's f32 output, and its gradient into x.
+void gemm_onto_bench(benchmark::State& state) {
+  const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  const Tensor y = filled({m, n}, DType::kFloat32, 1);
+  const Tensor a = filled({m, k}, DType::kBFloat16, 2), b = filled({n, k}, DType::kBFloat16, 3);
+  const Tensor out(Shape{m, n}, DType::kBFloat16);
+  for (auto _ : state)
+    gemm_onto(y, a, b, out);
+  count_flops(state, 2.0 * static_cast<double>(m * n * k));
+}
+BENCHMARK(gemm_onto_bench)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgNames({"M", "N", "K"})
+    ->ArgsProduct({{2048}, {192, 576, 1536}, {16}});
+
+void gemm_accumulate_bench(benchmark::State& state) {
+  const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  const Tensor a = filled({m, k}, DType::kBFloat16, 2), b = filled({k, n}, DType::kBFloat16, 3);
+  const Tensor c(Shape{m, n}, DType::kBFloat16);
+  for (auto _ : state)
+    gemm(a, b, Transpose::kNo, c, Accumulate::kYes);
+  count_flops(state, 2.0 * static_cast<double>(m * n * k));
+}
+BENCHMARK(gemm_accumulate_bench)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgNames({"M", "N", "K"})
+    ->ArgsProduct({{2048}, {576, 1536}, {16}});
+
 void gemm_over_tokens_bench(benchmark::State& state) {
   const int64_t tokens = state.range(0), n = state.range(1), k = state.range(2);
   const DType dtype = dtype_of_range(state.range(3));

@@ -307,8 +307,8 @@ TEST(Gemm, LeavesTheThreadCountAsItWas) {
   EXPECT_EQ(num_threads(), 3);
 }
 
-const std::vector<Case> kTokenCases = {{1, 1, 1},     {17, 217, 256}, {513, 16, 576},
-                                       {1100, 3, 65}, {512, 64, 16},  {70, 600, 300}};
+const std::vector<Case> kTokenCases = {{1, 1, 1},     {17, 217, 256}, {513, 16, 576}, {1100, 3, 65},
+                                       {512, 64, 16}, {70, 600, 300}, {1100, 300, 16}};
 
 TEST(GemmOverTokens, EqualsTheReference) {
   for (const Case& c : kTokenCases) {  // m tokens

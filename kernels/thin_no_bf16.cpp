@@ -1,0 +1,8 @@
+// Stands in for thin_avx512bf16.cpp where the build is for another architecture.
+#include "kernels/thin_task.h"
+
+namespace shardtune::kernels::thin {
+
+Function machine_function() { return nullptr; }
+
+}  // namespace shardtune::kernels::thin
