@@ -10,6 +10,9 @@ target_compile_options(shardtune_flags INTERFACE
   -ffp-contract=off -Wall -Wextra -Wpedantic -Wno-unused-parameter
   # GCC 12 warns falsely about std::string concatenation (GCC bug 105651).
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+  # More of the same kind, once headers of the system come precompiled.
+  $<$<AND:$<CXX_COMPILER_ID:GNU>,$<BOOL:${SHARDTUNE_CLEAN_BUILD}>>:-Wno-stringop-overflow>
+  $<$<AND:$<CXX_COMPILER_ID:GNU>,$<BOOL:${SHARDTUNE_CLEAN_BUILD}>>:-Wno-array-bounds>
   $<$<BOOL:${SHARDTUNE_WERROR}>:-Werror>)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   target_compile_options(shardtune_flags INTERFACE -march=x86-64-v2)
@@ -19,6 +22,36 @@ if(SHARDTUNE_SANITIZE)
     -fsanitize=${SHARDTUNE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(shardtune_flags INTERFACE -fsanitize=${SHARDTUNE_SANITIZE})
 endif()
+
+# Builds from nothing (option SHARDTUNE_CLEAN_BUILD) share precompiled headers, one of the standard
+# library for every folder and one with GoogleTest for the tests, and compile tests with -O1. Such
+# headers hide a missing include and keep a compiler cache from serving a second work tree, so the
+# option is off by default. HEADERS: standard or tests; ARGN: the third-party targets of NAME.
+function(shardtune_precompile NAME HEADERS)
+  if(NOT SHARDTUNE_CLEAN_BUILD)
+    return()
+  endif()
+  set(precompiled shardtune_precompiled_${HEADERS})
+  set(libs shardtune_flags)
+  set(flags)
+  if(HEADERS STREQUAL "tests")
+    list(APPEND libs GTest::gtest_main)
+    set(flags -O1)
+  endif()
+  if(OpenMP::OpenMP_CXX IN_LIST ARGN)  # a flag of the compiler, which must be the same
+    string(APPEND precompiled _openmp)
+    list(APPEND libs OpenMP::OpenMP_CXX)
+  endif()
+  if(NOT TARGET ${precompiled})
+    add_library(${precompiled} OBJECT "${PROJECT_SOURCE_DIR}/cmake/precompiled.cpp")
+    target_link_libraries(${precompiled} PRIVATE ${libs})
+    target_compile_options(${precompiled} PRIVATE ${flags})
+    target_precompile_headers(${precompiled}
+      PRIVATE "${PROJECT_SOURCE_DIR}/cmake/precompiled_${HEADERS}.h")
+  endif()
+  target_compile_options(${NAME} PRIVATE ${flags})
+  target_precompile_headers(${NAME} REUSE_FROM ${precompiled})
+endfunction()
 
 # shardtune_add_library(NAME core SOURCES a.cpp ... DEPS core io ... PRIVATE_LIBS fmt::fmt ...)
 # NAME is the folder; DEPS are folders, as the table in docs/architecture.md allows; PRIVATE_LIBS
@@ -32,6 +65,7 @@ function(shardtune_add_library)
     target_link_libraries(shardtune_${ARG_NAME} PUBLIC shardtune_${dep})
   endforeach()
   target_link_libraries(shardtune_${ARG_NAME} PRIVATE ${ARG_PRIVATE_LIBS})
+  shardtune_precompile(shardtune_${ARG_NAME} standard ${ARG_PRIVATE_LIBS})
 endfunction()
 
 # shardtune_machine_sources(OUT name ...): the sources built for more than the baseline, which run-time
@@ -49,7 +83,8 @@ function(shardtune_machine_sources OUT)
     if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       list(APPEND flags -Wno-maybe-uninitialized -Wno-uninitialized)
     endif()
-    set_source_files_properties(${name}_avx512bf16.cpp PROPERTIES COMPILE_OPTIONS "${flags}")
+    set_source_files_properties(${name}_avx512bf16.cpp PROPERTIES
+      COMPILE_OPTIONS "${flags}" SKIP_PRECOMPILE_HEADERS ON)
   endforeach()
   set(${OUT} ${sources} PARENT_SCOPE)
 endfunction()
@@ -69,6 +104,7 @@ function(shardtune_add_test)
   foreach(dep IN LISTS ARG_DEPS)
     target_link_libraries(${ARG_NAME} PRIVATE shardtune_${dep})
   endforeach()
+  shardtune_precompile(${ARG_NAME} tests ${ARG_LIBS})
   include(GoogleTest)
   gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${ARG_SERIAL})

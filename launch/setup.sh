@@ -143,6 +143,8 @@ build_preset() {  # PRESET "CMAKE OPTIONS" TARGET...
   mkdir -p build
   if command -v ccache >/dev/null; then
     options="$options -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"
+  else
+    options="$options -DSHARDTUNE_CLEAN_BUILD=ON"
   fi
   local targets=()
   [ $# -eq 0 ] || targets=(--target "$@")
