@@ -163,7 +163,7 @@ struct BpeMerger::Chain {
   const BpeMerger& merger;
   std::vector<Symbol> symbols;
 
-  Chain(const BpeMerger& owner, const std::vector<int32_t>& ids) : merger(owner) {
+  Chain(const BpeMerger& owner, std::span<const int32_t> ids) : merger(owner) {
     const auto count = static_cast<uint32_t>(ids.size());
     symbols.resize(count);
     for (uint32_t i = 0; i < count; ++i) {
@@ -194,17 +194,83 @@ struct BpeMerger::Chain {
   }
 };
 
-void BpeMerger::merge_long(std::vector<int32_t>& ids) const {
-  if (ids.size() >= Chain::kEnd)
-    throw ArgumentError("text: one word of 4 GiB or more cannot be tokenised. Split the text.");
-  Chain chain(*this, ids);
+struct BpeMerger::Merged {
+  std::vector<int32_t> ids;
+  std::vector<uint32_t> begins;  // first symbols of the last tokens
+
+  /// Tokens are given up from the end alone, so that few of their places need be known.
+  void forget_begins() {
+    constexpr std::size_t kKnown = 4096;
+    if (begins.size() > 4 * kKnown)
+      begins.erase(begins.begin(), begins.end() - static_cast<long>(kKnown));
+  }
+};
+
+void BpeMerger::append_merged(std::span<const int32_t> symbols, std::size_t from,
+                              Merged& merged) const {
+  Chain chain(*this, symbols);
   if (ranks_ascend_)
     merge_by_rank(chain);
   else
     merge_by_heap(chain);
-  ids.clear();
-  for (uint32_t at = 0; at != Chain::kEnd; at = chain.symbols[at].next)
-    ids.push_back(chain.symbols[at].id);
+  for (uint32_t at = 0; at != Chain::kEnd; at = chain.symbols[at].next) {
+    merged.ids.push_back(chain.symbols[at].id);
+    merged.begins.push_back(static_cast<uint32_t>(from + at));
+  }
+}
+
+/// Whether the symbols of two tokens in a row give just these two.
+bool BpeMerger::stay_apart(std::span<const int32_t> symbols, int32_t left, int32_t right) const {
+  Merged pair;
+  append_merged(symbols, 0, pair);
+  return pair.ids == std::vector<int32_t>{left, right};
+}
+
+/// Merges the symbols from the last tokens' on to `end`, where they are joined to what stays. A
+/// row of tokens is what its symbols give exactly when each two neighbours are what theirs give:
+/// merges inside a stretch that none of its border's merges leaves run as they would alone, so the
+/// first merge across a boundary in the whole would also come in the pair. Where a boundary does
+/// not hold, more tokens are given up. False: all that are known were not enough.
+bool BpeMerger::drop_and_merge(std::span<const int32_t> symbols, std::size_t end,
+                               Merged& merged) const {
+  constexpr std::size_t kDropped = 16;  // what a later symbol is likely to change
+  const std::size_t before = merged.ids.size();
+  const std::size_t known = merged.begins.size();
+  const std::size_t first = before - known;  // token of the first known place
+  for (std::size_t dropped = kDropped; dropped < known; dropped *= 4) {
+    const std::size_t kept = before - dropped;
+    const std::size_t from = merged.begins[kept - first];
+    merged.ids.resize(kept);
+    merged.begins.resize(kept - first);
+    append_merged(symbols.subspan(from, end - from), from, merged);
+    const std::size_t begin = merged.begins[kept - 1 - first];
+    const std::size_t next = kept + 1 < merged.ids.size() ? merged.begins[kept + 1 - first] : end;
+    if (stay_apart(symbols.subspan(begin, next - begin), merged.ids[kept - 1], merged.ids[kept]))
+      return true;
+  }
+  if (before > 0)
+    return false;
+  append_merged(symbols.first(end), 0, merged);
+  return true;
+}
+
+/// Long pieces go block by block, so that what merging touches stays in the cache.
+void BpeMerger::merge_long(std::vector<int32_t>& ids) const {
+  constexpr std::size_t kBlock = 8192;  // symbols
+  if (ids.size() >= Chain::kEnd)
+    throw ArgumentError("text: one word of 4 GiB or more cannot be tokenised. Split the text.");
+  Merged merged;
+  merged.ids.reserve(ids.size());
+  for (std::size_t end = 0; end < ids.size();) {
+    end = ids.size() - end < 2 * kBlock ? ids.size() : end + kBlock;
+    if (!drop_and_merge(ids, end, merged)) {  // once: what reaches so far back may do so again
+      merged = {};
+      append_merged(ids, 0, merged);
+      break;
+    }
+    merged.forget_begins();
+  }
+  ids = std::move(merged.ids);
 }
 
 /// Positions are kept in a bucket per rank: a rank's merges run through memory in order, and the

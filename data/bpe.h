@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,12 +44,16 @@ class BpeMerger {
   };
   static constexpr uint64_t kEmpty = ~uint64_t{0};
   static constexpr uint32_t kNoRank = ~uint32_t{0};
-  struct Chain;  // the linked symbols of a long piece
+  struct Chain;   // the linked symbols of a long piece
+  struct Merged;  // tokens and where their symbols begin
 
   const Slot* find(int32_t left, int32_t right) const;
   uint32_t rank(int32_t left, int32_t right) const;
   void merge_short(std::vector<int32_t>& symbols) const;
   void merge_long(std::vector<int32_t>& symbols) const;
+  void append_merged(std::span<const int32_t> symbols, std::size_t from, Merged& merged) const;
+  bool stay_apart(std::span<const int32_t> symbols, int32_t left, int32_t right) const;
+  bool drop_and_merge(std::span<const int32_t> symbols, std::size_t end, Merged& merged) const;
   void merge_by_rank(Chain& chain) const;
   void merge_by_heap(Chain& chain) const;
 

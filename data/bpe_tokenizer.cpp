@@ -354,6 +354,7 @@ class BpeTokenizer : public Tokenizer {
       return;
     std::vector<int32_t>& symbols = words.symbols;
     symbols.clear();
+    symbols.reserve(piece.size());
     symbols_.append(piece, symbols);
     merger_.merge(symbols);
     const std::size_t first = ids.size();
