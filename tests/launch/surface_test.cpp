@@ -1,6 +1,8 @@
 // The command line: verbs, options, help, what goes to which stream.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "io/json.h"
 #include "tests/launch/program.h"
 
@@ -108,6 +110,25 @@ TEST(Eval, ChoosesByLikelihood) {
                  {"eval.jsonl:1", "choices"});
   expect_refused(folder.run("eval --model model --data none.jsonl --metric choice"), 66,
                  {"none.jsonl"});
+}
+
+/// Samples of training, of data.eval and of eval_split are three sets; the verb measures as a run
+/// does.
+TEST(Eval, GivesTheLossThatARunGaveOfItsEvaluationSet) {
+  const ProgramFolder folder;
+  const auto loss_of = [&](const std::string& arguments, const char* key) {
+    const Outcome outcome = folder.run(arguments + " --json");
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return io::parse_json(outcome.out, "stdout").find(key)->as_number();
+  };
+  const double of_run = loss_of("train run.yaml --set data.eval=eval.jsonl", "eval_loss");
+  const std::string eval =
+      "eval --model model --adapter run/adapter --compute-dtype float32 --data ";
+  EXPECT_NEAR(loss_of(eval + "eval.jsonl", "loss"), of_run, 1e-6 * of_run);
+  EXPECT_GT(std::abs(loss_of(eval + "train.jsonl", "loss") - of_run), 1e-4 * of_run);
+  const double of_split = loss_of(
+      "train run.yaml --set data.eval_split=6 --set checkpoint.output_dir=split", "eval_loss");
+  EXPECT_GT(std::abs(of_split - of_run), 1e-4 * of_run);
 }
 
 TEST(CommandLine, LeavesItsCodeInTheStatusFile) {
