@@ -6,35 +6,18 @@
 #include <utility>
 
 #include "core/parallel_for.h"
+#include "kernels/column_scale.h"
 #include "kernels/elementwise.h"
 #include "kernels/gemm.h"
 
 namespace shardtune::adapters {
 
-using autograd::GradSlot;
 using autograd::Tape;
 using autograd::Variable;
 using kernels::Accumulate;
 using kernels::Transpose;
 
 namespace {
-
-// to[t][i] = from[t][i] * factor[i] + shift[i]
-struct Columns {
-  const float* factor;
-  const float* shift;  // may be null
-};
-void map_columns(const TensorView& from, const Columns& columns, const TensorView& to) {
-  const int64_t width = from.dim(1);
-  parallel_for(from.dim(0), 8, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* in = from.data<const float>() + t * width;
-      float* out = to.data<float>() + t * width;
-      for (int64_t i = 0; i < width; ++i)
-        out[i] = in[i] * columns.factor[i] + (columns.shift == nullptr ? 0.0f : columns.shift[i]);
-    }
-  });
-}
 
 // m / norm, and b - b * m / norm.
 struct Factors {
@@ -67,44 +50,44 @@ Tensor bias_gradient(const Tensor& dz, const Tensor& factor) {
   return db;
 }
 
+// dm = sum over tokens of dz * (y - b), divided by the norm.
+Tensor magnitude_gradient(Tensor dots, const Tensor& norm) {
+  parallel_for(dots.numel(), 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      dots.data<float>()[i] /= norm.data<const float>()[i];
+  });
+  return dots;
+}
+
 }  // namespace
 
-Variable scale_to_magnitude(Tape& tape, const Variable& y, ParameterId magnitude, Tensor norm,
-                            ParameterId bias) {
+Variable scale_to_magnitude(Tape& tape, const Variable& y, Magnitude magnitude, DType result) {
   SHARDTUNE_ASSERT(y.dtype() == DType::kFloat32);
-  const Variable m = tape.parameter(magnitude);
-  const Variable trained_bias = bias == kNoParameter ? Variable() : tape.trained(bias);
-  const TensorView b = bias == kNoParameter ? TensorView() : tape.store().value(bias);
-  const Factors factors = factors_of(m.value(), norm, b);
-  Tensor z(y.shape(), DType::kFloat32);
-  map_columns(y.value(),
-              {factors.factor.data<const float>(),
-               factors.shift.empty() ? nullptr : factors.shift.data<const float>()},
-              z);
-  Variable output = tape.result(std::move(z), {y, m, trained_bias});
-  auto kept = std::make_shared<Tensor>(std::move(norm));
-  tape.record(output, [&tape, y, m, kept, bias, db = trained_bias.grad_ref()](Tensor& dz) {
-    const TensorView b = bias == kNoParameter ? TensorView() : tape.store().value(bias);
-    const Factors factors = factors_of(m.value(), *kept, b);
-    // dm = sum over tokens of dz * (y - b) / norm, in token chunks.
-    Tensor products(dz.shape(), DType::kFloat32);
-    const int64_t width = dz.dim(1);
-    parallel_for(dz.dim(0), 8, [&](int64_t begin, int64_t end) {
-      for (int64_t e = begin * width; e < end * width; ++e) {
-        const float shift = b.empty() ? 0.0f : b.data<const float>()[e % width];
-        products.data<float>()[e] = dz.data<const float>()[e] *
-                                    (y.value().data<const float>()[e] - shift) /
-                                    kept->data<const float>()[e % width];
-      }
-    });
-    const GradSlot dm = m.grad_ref().slot();
-    kernels::sum_rows(products, dm.grad, dm.accumulate);
+  const Variable m = tape.parameter(magnitude.m);
+  const bool has_bias = magnitude.bias != kNoParameter;
+  const Variable trained_bias = has_bias ? tape.trained(magnitude.bias) : Variable();
+  const TensorView b = has_bias ? tape.store().value(magnitude.bias) : TensorView();
+  const Factors factors = factors_of(m.value(), magnitude.norm, b);
+  const bool keeps_copy = result != DType::kFloat32 && tape.needs_grad({y, m, trained_bias});
+  Variable kept = y.without_grad();
+  Tensor copy = keeps_copy ? Tensor(y.shape(), result) : Tensor();
+  Tensor z(y.shape(), result);
+  kernels::column_scale({y.value(), factors.factor, factors.shift, z, copy});
+  if (keeps_copy)
+    kept = Variable::constant(std::move(copy));
+  Variable output = tape.result(std::move(z), {y, m, trained_bias}, result);
+  tape.record(output, [&tape, kept, y = y.grad_ref(), m, db = trained_bias.grad_ref(),
+                       parts = std::make_shared<Magnitude>(std::move(magnitude))](Tensor& dz) {
+    const TensorView b =
+        parts->bias == kNoParameter ? TensorView() : tape.store().value(parts->bias);
+    const Factors factors = factors_of(m.value(), parts->norm, b);
     if (db.wanted())
       db.give(bias_gradient(dz, factors.factor));
-    if (!y.requires_grad())
-      return;
-    map_columns(dz, {factors.factor.data<const float>(), nullptr}, dz);
-    y.grad_ref().give(std::move(dz));
+    Tensor dots(parts->norm.shape(), DType::kFloat32);
+    kernels::column_scale_backward({dz, kept.value(), b, factors.factor, dots});
+    m.grad_ref().give(magnitude_gradient(std::move(dots), parts->norm));
+    if (y.wanted())
+      y.give(std::move(dz));
   });
   return output;
 }

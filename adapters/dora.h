@@ -10,10 +10,16 @@
 
 namespace shardtune::adapters {
 
-/// y [T,out] f32 -> m / norm * (y - b) + b for each column, f32. m and norm [out]; b the linear's
-/// bias or none.
+/// What y is scaled with: m [out] trained, norm [out]; bias: of the linear, or kNoParameter.
+struct Magnitude {
+  ParameterId m = kNoParameter;
+  Tensor norm;
+  ParameterId bias = kNoParameter;
+};
+/// y [T,out] f32 -> m / norm * (y - b) + b for each column, as `result` (f32 or bf16), rounded
+/// once. The way back keeps y in that dtype.
 autograd::Variable scale_to_magnitude(autograd::Tape& tape, const autograd::Variable& y,
-                                      ParameterId magnitude, Tensor norm, ParameterId bias);
+                                      Magnitude magnitude, DType result);
 
 /// What a change of a weight consists of: scale * B A, A [r,in], B [out,r], f32.
 struct LowRankChange {

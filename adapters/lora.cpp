@@ -229,8 +229,9 @@ Variable Lora::on_linear(Tape& tape, const BaseLinear& linear, const Variable& x
     return low_rank(tape, linear, next(x), seen, std::nullopt);
   const bool drops = context.mode == models::Mode::kTraining && options_.lora_dropout > 0.0;
   const Variable changed = low_rank(tape, linear, next(seen), seen, DType::kFloat32);
-  const Variable scaled = scale_to_magnitude(tape, changed, id_of(linear, kMagnitude),
-                                             row_norms(linear), linear.bias());
+  const Variable scaled = scale_to_magnitude(
+      tape, changed, {id_of(linear, kMagnitude), row_norms(linear), linear.bias()},
+      drops ? DType::kFloat32 : x.dtype());
   if (!drops)
     return scaled;
   // As PEFT: the base sees all of x, only what DoRA adds to it sees the dropped one.

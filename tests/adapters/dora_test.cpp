@@ -27,7 +27,7 @@ TEST_F(Dora, TheMagnitudeGoesBackToInputAndMagnitude) {
     Tensor norm = random_tensor({5}, 5);
     for (float& value : norm.span<float>())
       value = 1.0f + std::abs(value);
-    return scale_to_magnitude(tape, x[0], magnitude, std::move(norm), bias);
+    return scale_to_magnitude(tape, x[0], {magnitude, std::move(norm), bias}, DType::kFloat32);
   });
 }
 
