@@ -18,6 +18,7 @@
 #include "io/yaml_node.h"
 #include "models/hooks.h"
 #include "models/model.h"
+#include "quant/kept_weight.h"
 
 namespace shardtune::adapters {
 
@@ -89,6 +90,14 @@ class Adapter : public models::Hooks {
   /// published from a saved adapter. Collective.
   virtual void finish_loading() {}
 
+  /// Reads what it keeps of the original weights beside the base (merge-aware training), before
+  /// initialize() or values are published: of the linears whose codes this rank publishes.
+  using Keeps = std::function<bool(const models::BaseLinear&)>;
+  virtual void keep_base(const models::ModelSource& source, const Keeps& keeps) {}
+  /// Publishes what of the base follows from the values of tensors(): after the new values of a
+  /// step or a resume were published. Collective, between walks.
+  virtual void renew_base() {}
+
   /// Whether the adapter's change can be written into the weights of the linears it wraps.
   virtual bool mergeable() const = 0;
   /// rows [end-begin, in] f32 hold rows [begin, end) of the weight of `linear`; they become those
@@ -133,6 +142,10 @@ class AdapterOptions {
   virtual std::vector<std::string> element_states() const { return {}; }
   /// ConfigError: what the options want does not fit into so many steps.
   virtual void check_total_steps(int64_t total_steps) const {}
+  /// The form in which the original weights are kept; nothing: the training is not merge-aware.
+  virtual std::optional<quant::KeptForm> merge_aware() const { return std::nullopt; }
+  /// Makes a saved adapter merge-aware as it was trained. DataError: the method cannot be.
+  virtual void set_merge_aware(quant::KeptForm form);
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
   /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;

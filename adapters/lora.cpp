@@ -3,7 +3,8 @@
 // ("gaussian"), B at zero, so training starts at the base model. PiSSA and OLoRA start at factors
 // of W itself: PEFT then takes their product out of the base, here the start (A0, B0) is kept
 // beside and its product subtracted, so the base stays as it is in any frozen format, and what is
-// saved is a plain LoRA of rank 2 r. loraplus_lr_ratio multiplies the learning rate of B. Source Hu
+// saved is a plain LoRA of rank 2 r. With merge_aware the base holds Q(W + scale * B A) and y is
+// its product alone (merge_aware.h). loraplus_lr_ratio multiplies the learning rate of B. Source Hu
 // et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, rsLoRA, arXiv:2312.03732; Hayou et
 //         al. 2024, LoRA+, arXiv:2402.12354; dora.h and lora_init.h name theirs
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "adapters/linear_adapter.h"
 #include "adapters/lora_init.h"
 #include "adapters/lora_options.h"
+#include "adapters/merge_aware.h"
 #include "adapters/methods.h"
 #include "autograd/matrix_ops.h"
 #include "autograd/ops.h"
@@ -44,8 +46,13 @@ class Lora : public LinearAdapter {
  public:
   Lora(const LoraOptions& options, models::Model& model)
       : LinearAdapter(model), options_(options), derived_(model.linears().size()) {
-    for (const BaseLinear* linear : match_target_modules(options.targets, model))
+    if (options.merge_aware)
+      requantised_.emplace(model, *options.merge_aware);
+    for (BaseLinear* linear : match_target_modules(options.targets, model)) {
       attach(*linear);
+      if (requantised_)
+        requantised_->add(*linear, {id_of(*linear, kA), id_of(*linear, kB), scale_of(*linear)});
+    }
   }
 
   std::string_view method() const override { return "lora"; }
@@ -60,6 +67,14 @@ class Lora : public LinearAdapter {
     directions_.clear();
   }
   void finish_loading() override;
+  void keep_base(const models::ModelSource& source, const Keeps& keeps) override {
+    if (requantised_)
+      requantised_->keep(source, keeps);
+  }
+  void renew_base() override {
+    if (requantised_)
+      requantised_->requantise();
+  }
   Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
                      const models::PassContext& context, const Next& next) override;
   void merge_rows(const BaseLinear& linear, int64_t begin, int64_t end,
@@ -99,6 +114,7 @@ class Lora : public LinearAdapter {
   uint64_t seed_ = 0;
   const models::ModelSource* source_ = nullptr;           // while initial values are made
   std::pair<const BaseLinear*, LoraFactors> last_start_;  // A and B of a linear come in turn
+  std::optional<RequantisedBase> requantised_;            // of merge-aware training
 };
 
 void Lora::attach(const BaseLinear& linear) {
@@ -202,6 +218,7 @@ void Lora::finish_loading() {
     if (!derived.norms_squared.empty())
       base_row_norms_squared(*linear, derived.norms_squared.span<float>());
   }
+  renew_base();
 }
 
 // y + scale * (B A - B0 A0) x
@@ -224,6 +241,9 @@ Variable Lora::low_rank(Tape& tape, const BaseLinear& linear, const Variable& y,
 
 Variable Lora::on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
                          const models::PassContext& context, const Next& next) {
+  if (requantised_)
+    return autograd::low_rank_straight_through(
+        tape, next(x), x, {id_of(linear, kA), id_of(linear, kB), scale_of(linear)});
   const Variable seen = drop(tape, linear, x, context, options_.lora_dropout);
   if (!options_.use_dora)
     return low_rank(tape, linear, next(x), seen, std::nullopt);
@@ -332,6 +352,8 @@ class AttachLora : public AdapterOptions {
   models::TrainedBase trained_base(const models::ModelConfig&) const override {
     return trained_base_of(options_.targets);
   }
+  std::optional<quant::KeptForm> merge_aware() const override { return options_.merge_aware; }
+  void set_merge_aware(quant::KeptForm form) override { options_.merge_aware = form; }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
     auto adapter = std::make_unique<Lora>(options_, model);
     adapter->add_trained_tensors();

@@ -80,6 +80,48 @@ void parse_loftq(const OptionReader& reader, LoraOptions& options) {
 
 }  // namespace
 
+namespace {
+
+void parse_merge_aware(const OptionReader& reader, LoraOptions& options) {
+  const char* const kWeights = "merge_aware_weights";
+  const bool is_asked = reader.boolean("merge_aware", false);
+  if (!is_asked) {
+    if (reader.has(kWeights))
+      reader.error(kWeights, "belongs to merge_aware: true.");
+    return;
+  }
+  const std::string form = reader.text(kWeights, "bf16");
+  if (!quant::kept_forms().contains(form)) {
+    reader.error(kWeights,
+                 "expected one of bf16, int8, residual, found '" + form +
+                     "'. The dequantised base alone does not do: updates that are small against "
+                     "its grid would be rounded away in every step.");
+    return;
+  }
+  options.merge_aware = quant::kept_forms().at(form);
+  const auto refuse = [&](const std::string& key, const std::string& why) {
+    reader.error(key, why + " Leave it out, or write 'merge_aware: false'.");
+  };
+  if (options.lora_dropout > 0.0)
+    refuse("lora_dropout",
+           "merge_aware: the weights W + scale * B A are quantised as one, so no token can drop "
+           "inputs of A alone.");
+  if (options.use_dora)
+    refuse("use_dora",
+           "merge_aware: the way back through the norms of merged rows is not there yet, see "
+           "docs/status.md.");
+  if (options.is_relative())
+    refuse("init_lora_weights",
+           "merge_aware: pissa and olora are saved as a LoRA of twice the rank, whose merged "
+           "weights would not have the bits that were trained with.");
+  if (options.init == LoraInit::kLoftq)
+    refuse("init_lora_weights",
+           "merge_aware: nothing that quantisation took is missing from the kept weights, so "
+           "loftq has nothing to give back.");
+}
+
+}  // namespace
+
 int64_t LoraOptions::rank_of(const std::string& path) const {
   return static_cast<int64_t>(pattern_value(rank_pattern, path, static_cast<double>(lora_rank)));
 }
@@ -112,6 +154,8 @@ LoraOptions parse_lora(const OptionReader& reader) {
   parse_loftq(reader, options);
   if (options.init == LoraInit::kOrthogonal && options.lora_rank % 2 != 0)
     reader.error("init_lora_weights", "orthogonal needs an even lora_rank.");
+  if (options.is_new)
+    parse_merge_aware(reader, options);
   options.targets = read_target_modules(reader, {kAllLinear}, "lora_only");
   return options;
 }
@@ -155,9 +199,12 @@ std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& op
                {"lora_dropout", number_json(options.lora_dropout).dump()},
                {"lora_rank", std::to_string(options.lora_rank)},
                {"loraplus_lr_ratio", number_json(options.loraplus_lr_ratio).dump()},
+               {"merge_aware", truth(options.merge_aware.has_value())},
                {"rank_pattern", pattern_json(options.rank_pattern).dump()},
                {"use_dora", truth(options.use_dora)},
                {"use_rslora", truth(options.use_rslora)}});
+  if (options.merge_aware)
+    keys.emplace_back("merge_aware_weights", quant::name_of(*options.merge_aware));
   return keys;
 }
 

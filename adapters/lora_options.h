@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "adapters/option_reader.h"
 #include "adapters/target_modules.h"
+#include "quant/kept_weight.h"
 
 namespace shardtune::adapters {
 
@@ -29,6 +31,7 @@ struct LoraOptions {
   Pattern rank_pattern;
   Pattern alpha_pattern;
   TargetModules targets;
+  std::optional<quant::KeptForm> merge_aware;  // how the original weights are kept, if they are
   bool is_new = true;  // read from a run's section, not from a saved adapter
 
   int64_t rank_of(const std::string& path) const;

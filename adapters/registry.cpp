@@ -45,6 +45,11 @@ void add_part(const AdapterTensor& tensor, std::vector<SavedTensor>& saved) {
 
 }  // namespace
 
+void AdapterOptions::set_merge_aware(quant::KeptForm) {
+  throw DataError("adapter: an adapter of method " + std::string(method()) +
+                  " cannot have been trained merge-aware. Copy the adapter folder again.");
+}
+
 std::vector<SavedTensor> Adapter::saved_tensors() const {
   std::vector<SavedTensor> saved;
   for (const AdapterTensor& tensor : tensors()) {

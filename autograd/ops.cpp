@@ -433,4 +433,30 @@ Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const
   return output;
 }
 
+// With dW = dy^T x: dB = scale dW A^T = scale dy^T (x A^T), dA = scale B^T dW = scale (dy B)^T x.
+Variable low_rank_straight_through(Tape& tape, const Variable& y, const Variable& x,
+                                   const LowRank& update) {
+  const Variable a = tape.parameter(update.lora_A);
+  const Variable b = tape.parameter(update.lora_B);
+  const Variable output = tape.result_in_place(y, {y, a, b});
+  tape.record(output, [&tape, x, y = y.grad_ref(), a = a.grad_ref(), b = b.grad_ref(),
+                       rank = a.dim(0), update](Tensor& dy) {
+    const DType dtype = x.dtype();
+    Tensor converted;
+    const TensorView dy_in = in_dtype(dy, dtype, converted);
+    Tensor u(Shape{x.dim(0), rank}, dtype);
+    kernels::gemm(x.value(), weight_in(tape, update.lora_A, dtype), Transpose::kYes, u,
+                  Accumulate::kNo);
+    const GradSlot db = b.slot();
+    kernels::gemm_over_tokens(dy_in, u, db.grad, db.accumulate, update.scale);
+    kernels::gemm(dy_in, weight_in(tape, update.lora_B, dtype), Transpose::kNo, u, Accumulate::kNo,
+                  update.scale);
+    const GradSlot da = a.slot();
+    kernels::gemm_over_tokens(u, x.value(), da.grad, da.accumulate);
+    if (y.wanted())
+      y.give(std::move(dy));
+  });
+  return output;
+}
+
 }  // namespace shardtune::autograd

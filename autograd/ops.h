@@ -88,4 +88,10 @@ struct LowRank {
 };
 Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update);
 
+/// y as it is, where y = x W^T and W holds Q(W0 + scale * B A) already: the way back to A and B
+/// takes Q for the identity (straight-through), and that to x is the product's own. `result` is not
+/// used.
+Variable low_rank_straight_through(Tape& tape, const Variable& y, const Variable& x,
+                                   const LowRank& update);
+
 }  // namespace shardtune::autograd

@@ -21,9 +21,10 @@ enum class Purpose {
   kDequantised,
   kProducts,
   kParameters,
-  kInt8Scales
+  kInt8Scales,
+  kKeptBase
 };
-inline constexpr int kNumPurposes = 7;
+inline constexpr int kNumPurposes = 8;
 
 /// While it lives, buffers of this thread count for `purpose`. Nested: the inner one counts.
 class PurposeScope {

@@ -17,6 +17,10 @@ Provenance common_provenance(const std::vector<std::string>& folders, const std:
     if (!found)
       continue;
     check_base(*found, folder, model, model_sha256);
+    if (found->merge_aware)
+      throw UnsupportedError(folder +
+                             ": was trained merge-aware: its change counts together with the "
+                             "quantiser, and is not combined with others. Leave it out.");
     if (!first)
       first = found;
   }

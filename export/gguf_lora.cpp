@@ -197,6 +197,12 @@ io::Json export_gguf_lora(const ExportRequest& request, const OutputFolder& outp
   if (request.adapter == nullptr)
     throw ConfigError(
         "export --to gguf-lora: expected an adapter, found none. Add --adapter FOLDER.");
+  if (request.provenance.merge_aware)
+    throw UnsupportedError(
+        "export --to gguf-lora: the adapter was trained merge-aware: its weights are those of base "
+        "and change quantised together, which no adapter beside a base gives. Use --to gguf or "
+        "--to hf --dtype " +
+        request.provenance.quantization.method + ".");
   const LoraFile lora(request);
   const fs::path path = output.partial() / kFileName;
   lora.write(path);

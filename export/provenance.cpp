@@ -5,7 +5,8 @@
 namespace shardtune::exporting {
 namespace {
 
-constexpr int64_t kFormatVersion = 1;
+// 2: merge_aware_weights, without which an adapter would be added to the base twice.
+constexpr int64_t kFormatVersion = 2;
 
 quant::QuantizationOptions quantization_from(const io::Json& root, const std::string& name) {
   const io::Json* section = root.find("quantization");
@@ -38,6 +39,13 @@ std::vector<models::Int8Migration> migration_from(const io::Json& root, const st
   return migration;
 }
 
+quant::KeptForm kept_form(const std::string& word, const std::string& name) {
+  if (!quant::kept_forms().contains(word))
+    throw DataError(name + ": merge_aware_weights: unknown '" + word + "'" +
+                    known_names_hint(word, quant::kept_forms().names()));
+  return quant::kept_forms().at(word);
+}
+
 }  // namespace
 
 io::Json to_json(const Provenance& provenance) {
@@ -49,7 +57,7 @@ io::Json to_json(const Provenance& provenance) {
     quantization.set("double_quant", provenance.quantization.double_quant);
   }
   io::Json json = io::Json::object();
-  json.set("format_version", kFormatVersion);
+  json.set("format_version", provenance.merge_aware ? kFormatVersion : 1);
   json.set("base_model", provenance.base_model);
   json.set("base_sha256", provenance.base_sha256);
   json.set("quantization", std::move(quantization));
@@ -60,6 +68,8 @@ io::Json to_json(const Provenance& provenance) {
       migration.set(linear.linear, linear.exponents);
     json.set("int8_migration", std::move(migration));
   }
+  if (provenance.merge_aware)
+    json.set("merge_aware_weights", quant::name_of(*provenance.merge_aware));
   json.set("chat_template", provenance.chat_template);
   json.set("trained_steps", provenance.trained_steps);
   return json;
@@ -87,6 +97,8 @@ std::optional<Provenance> read_provenance(const std::filesystem::path& adapter_f
   result.quantization = quantization_from(root, name);
   result.compute_dtype = reader.string_or("compute_dtype", "");
   result.int8_migration = migration_from(root, name);
+  if (root.find("merge_aware_weights") != nullptr)
+    result.merge_aware = kept_form(reader.string("merge_aware_weights"), name);
   result.chat_template = reader.string_or("chat_template", "");
   result.trained_steps = reader.integer_or("trained_steps", 0);
   return result;

@@ -10,6 +10,7 @@
 #include "io/json.h"
 #include "models/int8_linears.h"
 #include "quant/frozen_weight.h"
+#include "quant/kept_weight.h"
 
 namespace shardtune::exporting {
 
@@ -24,6 +25,7 @@ struct Provenance {
   std::string compute_dtype;                          // "float32" | "bfloat16" | "int8"
   std::vector<models::Int8Migration> int8_migration;  // with int8
   std::string chat_template;                          // name of the registry, "" when none was used
+  std::optional<quant::KeptForm> merge_aware;         // set: trained with Q(W + change), W kept so
   int64_t trained_steps = 0;
 };
 

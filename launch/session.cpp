@@ -126,6 +126,14 @@ void check_task(const ModelArguments& arguments) {
                       ". Write for example '--task-id 0'.");
 }
 
+/// What was trained with is the codes: no other format has them.
+void check_merge_aware(const ModelArguments& arguments, const exporting::Provenance& trained) {
+  if (!arguments.quantization.empty() && arguments.quantization != trained.quantization.method)
+    throw ConfigError("--quantization: expected " + trained.quantization.method + ", in which " +
+                      arguments.adapter + " was trained merge-aware, found " +
+                      arguments.quantization + ". Leave it out.");
+}
+
 }  // namespace
 
 Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelSource> source)
@@ -146,17 +154,25 @@ Session::Session(const ModelArguments& arguments, std::unique_ptr<models::ModelS
   if (!trained)
     provenance_.compute_dtype = std::string(name_of(load.compute_dtype));
   check_memory(*source_, load.quantization, load.compute_dtype);
-  if (!arguments.adapter.empty())
-    load.trained =
-        adapters::read_adapter_options(arguments.adapter)->trained_base(source_->config());
+  const auto options =
+      arguments.adapter.empty() ? nullptr : adapters::read_adapter_options(arguments.adapter);
+  if (options)
+    load.trained = options->trained_base(source_->config());
+  if (trained && trained->merge_aware) {
+    check_merge_aware(arguments, *trained);
+    options->set_merge_aware(*trained->merge_aware);
+  }
   stored_ = load_alone(*source_, load);
   if (compute == "int8") {
     models::enable_int8(*stored_.model);
     models::set_int8_migration(*stored_.model, trained->int8_migration,
                                arguments.adapter + "/" + exporting::kProvenanceFile);
   }
-  if (!arguments.adapter.empty())
-    adapter_ = adapters::load_adapter(arguments.adapter, *stored_.model);
+  if (options) {
+    adapter_ = options->attach(*stored_.model);
+    adapter_->keep_base(*source_, [](const models::BaseLinear&) { return true; });
+    adapters::read_adapter_values(arguments.adapter, *adapter_, *stored_.model);
+  }
   if (arguments.task_id >= 0)
     adapter_->select_task(arguments.task_id);
 }

@@ -44,6 +44,8 @@ class PlannedStore : public ParameterStore {
 
   // --- As the trainer calls them on the real one ---
   void seal();
+  /// Whether this rank would be the publisher, which a plan has none of.
+  bool would_publish(ParameterId id) const { return table_.at(id).publisher == rank_; }
   void begin_step(int64_t num_micro_batches);
   void begin_micro_batch();
   /// `num_leaves`: micro-batches of this round over all ranks, one of them this rank's.

@@ -21,6 +21,11 @@ void round_into(const Tensor& sum, const TensorView& out) {
 }
 }  // namespace
 
+void FrozenWeight::requantize(const RowSource&) {
+  throw UnsupportedError("weight " + name_ + ": the format " + std::string(format()) +
+                         " cannot be quantised anew. Use nf4, fp4 or int8.");
+}
+
 void FrozenWeight::matmul_with_delta(const TensorView& x, const DeltaSource& delta,
                                      const TensorView& y, Accumulate accumulate) const {
   check_matrix(*this, "x", x, -1, in_features_);

@@ -45,6 +45,14 @@ class FrozenWeight {
   /// Errors  NonFiniteError: a NaN or an infinity among the values (name, row, column)
   virtual void load(const RowSource& rows) = 0;
 
+  /// Whether requantize() is there: the format is a quantiser of single rows or blocks.
+  virtual bool can_requantize() const { return false; }
+  /// Encodes other values and publishes them in place of the ones before, with the bytes that
+  /// load() would make of them. Collective, between walks; the publisher alone asks `rows`, for
+  /// some rows at a time that stay in a core's cache, on several threads at once.
+  /// Errors  UnsupportedError: a format that keeps what the file holds
+  virtual void requantize(const RowSource& rows);
+
   /// y [T,out] (+)= x [T,in] W^T. Dtypes  x f32 | bf16 (the compute dtype); y f32 | bf16
   void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const {
     matmul_rows(x, 0, out_features_, y, accumulate);

@@ -1,6 +1,8 @@
 // The int8 weight: codes [out, in] and the absmax of each row.
 #include <algorithm>
 
+#include "core/checked.h"
+#include "core/parallel_for.h"
 #include "quant/formats.h"
 #include "quant/int8.h"
 #include "quant/quantized_weight.h"
@@ -25,6 +27,8 @@ class Int8Weight final : public QuantizedWeight {
   std::vector<ParameterId> components() const override { return {codes_, absmax_}; }
 
   void load(const RowSource& rows) override;
+  bool can_requantize() const override { return true; }
+  void requantize(const RowSource& rows) override;
 
  protected:
   kernels::BlockSource decoder(int64_t first_row) const override {
@@ -64,6 +68,29 @@ void Int8Weight::load(const RowSource& rows) {
       if (bad)
         throw_non_finite(*this, begin * columns + *bad, slab[*bad]);
     }
+  }
+  publish_values(*store_, codes_, codes);
+  publish_values(*store_, absmax_, absmax);
+}
+
+void Int8Weight::requantize(const RowSource& rows) {
+  std::vector<int8_t> codes;
+  std::vector<float> absmax;
+  if (store_->is_publisher(codes_)) {
+    const int64_t columns = in_features();
+    codes.resize(out_features() * columns);
+    absmax.resize(out_features());
+    const int64_t group = rows_per_group(columns, 1);
+    parallel_tasks(ceil_div(out_features(), group), [&](int64_t task) {
+      const int64_t begin = task * group, count = std::min(group, out_features() - begin);
+      std::vector<float> values(count * columns);
+      rows(begin, begin + count, values.data());
+      const auto bad = int8_quantize_rows(
+          values, columns, std::span(codes).subspan(begin * columns, count * columns),
+          std::span(absmax).subspan(begin, count));
+      if (bad)
+        throw_non_finite(*this, begin * columns + *bad, values[*bad]);
+    });
   }
   publish_values(*store_, codes_, codes);
   publish_values(*store_, absmax_, absmax);

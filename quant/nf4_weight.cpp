@@ -2,7 +2,10 @@
 // or, with double_quant, in 8 bits. Blocks run across rows when block_size does not divide
 // in_features.
 #include <algorithm>
+#include <numeric>
 
+#include "core/checked.h"
+#include "core/parallel_for.h"
 #include "quant/double_quant.h"
 #include "quant/formats.h"
 #include "quant/nf4.h"
@@ -43,6 +46,8 @@ class Nf4Weight final : public QuantizedWeight {
   }
 
   void load(const RowSource& rows) override;
+  bool can_requantize() const override { return true; }
+  void requantize(const RowSource& rows) override;
 
  protected:
   kernels::BlockSource decoder(int64_t first_row) const override {
@@ -127,6 +132,33 @@ void Nf4Weight::load(const RowSource& rows) {
     codes.resize(sizes.codes_bytes);
     absmax.resize(sizes.num_blocks);
     quantize(rows, codes, absmax);
+  }
+  publish_values(*store_, codes_, codes);
+  publish_absmax(absmax);
+}
+
+// A group is whole blocks, so it is quantised as it would be within the whole; the last one ends
+// with the tensor.
+void Nf4Weight::requantize(const RowSource& rows) {
+  std::vector<uint8_t> codes;
+  std::vector<float> absmax;
+  if (store_->is_publisher(codes_)) {
+    const Nf4Sizes sizes = nf4_sizes(options_, num_values());
+    codes.resize(sizes.codes_bytes);
+    absmax.resize(sizes.num_blocks);
+    const int64_t columns = in_features(), size = options_.block_size;
+    const int64_t group = rows_per_group(columns, size / std::gcd(size, columns));
+    parallel_tasks(ceil_div(out_features(), group), [&](int64_t task) {
+      const int64_t begin = task * group, end = std::min(begin + group, out_features());
+      std::vector<float> values((end - begin) * columns);
+      rows(begin, end, values.data());
+      const int64_t first = begin * columns, count = std::ssize(values);
+      const auto bad =
+          nf4_quantize(values, size, std::span(codes).subspan(first / 2, ceil_div(count, 2)),
+                       std::span(absmax).subspan(first / size, ceil_div(count, size)), codebook());
+      if (bad)
+        throw_non_finite(*this, first + *bad, values[*bad]);
+    });
   }
   publish_values(*store_, codes_, codes);
   publish_absmax(absmax);

@@ -62,6 +62,11 @@ int64_t rows_per_slab(int64_t in_features) {
   return std::max<int64_t>(kSlabValues / in_features, 1);
 }
 
+int64_t rows_per_group(int64_t in_features, int64_t multiple) {
+  constexpr int64_t kGroupValues = 1 << 15;
+  return std::max<int64_t>(kGroupValues / (in_features * multiple), 1) * multiple;
+}
+
 int64_t rows_per_task(int64_t in_features) {
   constexpr int64_t kTaskValues = 1 << 14;
   return std::max<int64_t>(kTaskValues / in_features, 1);

@@ -29,6 +29,10 @@ void check_row_ids(const FrozenWeight& weight, std::span<const int32_t> ids);
 /// Rows read at a time while loading, about 4 MiB of fp32.
 int64_t rows_per_slab(int64_t in_features);
 
+/// Rows that requantize() has in hand on each thread, a multiple of `multiple`: with their codes
+/// they stay in a core's second cache.
+int64_t rows_per_group(int64_t in_features, int64_t multiple);
+
 /// Rows decoded by one thread at a time.
 int64_t rows_per_task(int64_t in_features);
 

@@ -214,8 +214,14 @@ void agree_on_base(Job& job) {
   const std::string folder = job.config.adapter.options->start_folder();
   if (folder.empty())
     return;
-  if (const auto trained = exporting::read_provenance(folder))
-    exporting::check_base(*trained, folder, job.config.model.model_name_or_path, job.base_sha256);
+  const auto trained = exporting::read_provenance(folder);
+  if (!trained)
+    return;
+  exporting::check_base(*trained, folder, job.config.model.model_name_or_path, job.base_sha256);
+  if (trained->merge_aware)
+    throw UnsupportedError("adapter.adapter_name_or_path: " + folder +
+                           " was trained merge-aware, which does not go on in another run yet. "
+                           "Resume its run from a checkpoint, with more max_steps.");
 }
 
 namespace {
@@ -255,6 +261,9 @@ void load(Job& job) {
   job.adapter->set_total_steps(job.total_steps);
   job.store->seal();
   log_base_file(job);
+  job.adapter->keep_base(*job.source, [&job](const models::BaseLinear& linear) {
+    return job.store->is_publisher(linear.weight().components().front());
+  });
   if (const std::string folder = config.adapter.options->start_folder(); !folder.empty()) {
     adapters::read_adapter_values(folder, *job.adapter, *job.model);
   } else {

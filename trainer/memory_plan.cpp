@@ -175,6 +175,9 @@ class Walk {
       models::enable_int8(*model_);
     adapter_ = job_.config.adapter.options->attach(*model_);
     store_.seal();
+    adapter_->keep_base(source_, [this](const models::BaseLinear& linear) {
+      return store_.would_publish(linear.weight().components().front());
+    });
   }
 
   /// The pass that sets the scales of int8 products.
@@ -214,6 +217,7 @@ class Walk {
     }
     store_.finish_gradients();
     store_.publish_updates();
+    adapter_->renew_base();
     step_traffic_ = store_.traffic() - before;
     // Rows are the tokens' matter: every micro-batch is taken to want those of the longest.
     const int64_t rounds = ceil_div(shape.micro_batches, int64_t{ranks_});
@@ -342,6 +346,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("base: quantised codes", bytes.codes);
   add("base: scales", bytes.scales);
   add("base: dense (norms, embedding, head)", bytes.dense);
+  add("base: weights kept for merge_aware", of(Purpose::kKeptBase));
   add("int8 products: scales of frozen linears", of(Purpose::kInt8Scales));
   add("adapters: fp32 master weights", bytes.master);
   add("adapters: bf16 copies", bytes.bf16);

@@ -167,6 +167,7 @@ void restore(Job& job, CheckpointReader& checkpoint) {
     run_on_all_ranks(job.comm, [&] { fill(nullptr); });
   }
   job.store->publish_updates();
+  job.adapter->renew_base();
   job.adapter->load_named_state(without_int8_states(checkpoint.state().hook_state));
 }
 

@@ -96,6 +96,7 @@ StepResult train_step(Job& job, int64_t step) {
   update_weights(job, learning_rate, step + 1);
   run_step_hooks(store, job.comm, *job.adapter, step);
   store.publish_updates();
+  job.adapter->renew_base();
   job.comm.note_progress({});
   return {loss.mean(),       extra_loss,           grad_norm,
           learning_rate,     plan.num_tokens,      plan.num_trained_tokens,

@@ -78,6 +78,7 @@ std::string export_adapter(const Job& job, const std::map<ParameterId, std::vect
       job.config.model.computes_in_int8() ? "int8" : std::string(name_of(job.compute_dtype));
   provenance.int8_migration = models::int8_migration(*job.model);
   provenance.chat_template = job.chat == nullptr ? "" : std::string(job.chat->name());
+  provenance.merge_aware = job.config.adapter.options->merge_aware();
   provenance.trained_steps = steps;
   const fs::path folder = output_dir / "adapter";
   const exporting::AdapterValues values = [&](ParameterId id) { return saved.at(id); };

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "autograd/matrix_ops.h"
 #include "tests/autograd/ops_fixture.h"
 
 namespace shardtune::autograd {
@@ -106,6 +107,23 @@ TEST_F(OpsTest, LowRankUpdateGoesBackToItsSingularValues) {
   update.lora_E = trainable("lora_E", {2, 1}, 13);
   check({{4, 5}}, [&](Tape& tape, const auto& x) {
     return low_rank_update(tape, linear(tape, x[0], base), x[0], update);
+  });
+}
+
+// The identity as quantiser: then the way back is that of the merged weight.
+TEST_F(OpsTest, StraightThroughGoesBackToLowRankFactorsAndInput) {
+  const LowRank update{trainable("lora_A", {2, 5}, 11), trainable("lora_B", {6, 2}, 12), 0.7f};
+  const Tensor base = random_tensor({6, 5}, 13);
+  check({{4, 5}}, [&](Tape& tape, const auto& x) {
+    const auto* const a = store_.value(update.lora_A).template data<const float>();
+    const auto* const b = store_.value(update.lora_B).template data<const float>();
+    Tensor merged = base.clone();
+    for (int64_t i = 0; i < 30; ++i)
+      merged.data<float>()[i] +=
+          update.scale * (b[i / 5 * 2] * a[i % 5] + b[i / 5 * 2 + 1] * a[5 + i % 5]);
+    const Variable y =
+        matmul(tape, x[0], Variable::constant(std::move(merged)), kernels::Transpose::kYes);
+    return low_rank_straight_through(tape, y, x[0], update);
   });
 }
 
