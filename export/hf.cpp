@@ -7,9 +7,12 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <set>
 
 #include "core/log.h"
 #include "export/exporter.h"
+#include "export/low_bit.h"
 #include "export/merged_tensors.h"
 #include "export/model_files.h"
 #include "export/verify.h"
@@ -24,7 +27,11 @@ namespace fs = std::filesystem;
 constexpr int64_t kSpaceForOtherFiles = 64 << 20;  // tokenizer, configuration, headers
 
 int64_t bytes_of(const MergedTensor& tensor, const ExportOptions& options) {
-  return tensor.numel() * size_of(options.dtype);
+  if (tensor.linear == nullptr || options.low_bit.empty())
+    return tensor.numel() * size_of(options.dtype);
+  // With absmax and tables at most; what is written is counted by compare_tensors.
+  return options.low_bit == "int8" ? tensor.numel() + tensor.num_rows() * 4 + 1
+                                   : tensor.numel() / 2 + tensor.numel() / 8 + 4096;
 }
 
 /// Tensors in order of name, cut where the next one would make a file too long.
@@ -75,7 +82,10 @@ class Writer {
       : config_(request.source.config()),
         options_(request.options),
         merged_(merged),
-        folder_(folder) {}
+        folder_(folder) {
+    if (!options_.low_bit.empty())
+      low_bit_.emplace(request, merged);
+  }
 
   void run() {
     const auto files = cut_files(merged_, options_);
@@ -85,15 +95,20 @@ class Writer {
       const std::string name = file_name(i, files.size());
       write_file(folder_ / name, files[i]);
       for (const MergedTensor* tensor : files[i]) {
-        weight_map.set(tensor->name, name);
         num_elements += tensor->numel();
+        if (!is_low_bit(*tensor)) {
+          weight_map.set(tensor->name, name);
+          continue;
+        }
+        for (const LowBitLinears::Part& part : low_bit_->layout(*tensor))
+          weight_map.set(part.name, name);
       }
     }
     if (files.size() == 1)
       return;
     io::Json metadata = io::Json::object();
     metadata.set("total_parameters", num_elements);
-    metadata.set("total_size", num_elements * size_of(options_.dtype));
+    metadata.set("total_size", num_bytes());
     io::Json index = io::Json::object();
     index.set("metadata", std::move(metadata));
     index.set("weight_map", std::move(weight_map));
@@ -102,11 +117,22 @@ class Writer {
 
   const std::map<std::string, WrittenTensor>& written() const { return written_; }
   const DeltaError& delta_error() const { return delta_error_; }
+  const LowBitLinears* low_bit() const { return low_bit_ ? &*low_bit_ : nullptr; }
+  int64_t num_bytes() const {
+    int64_t num_bytes = 0;
+    for (const auto& [name, tensor] : written_)
+      num_bytes += tensor.num_bytes;
+    return num_bytes;
+  }
 
  private:
   void write_file(const fs::path& path, const std::vector<const MergedTensor*>& tensors) {
     std::vector<io::TensorToWrite> list;
     for (const MergedTensor* tensor : tensors) {
+      if (is_low_bit(*tensor)) {
+        add_parts(*tensor, list);
+        continue;
+      }
       io::TensorToWrite out;
       out.name = tensor->name;
       out.dtype = options_.dtype == DType::kBFloat16 ? "BF16" : "F32";
@@ -117,6 +143,27 @@ class Writer {
       list.push_back(std::move(out));
     }
     io::write_safetensors(path, std::move(list));
+  }
+
+  bool is_low_bit(const MergedTensor& tensor) const { return low_bit_ && tensor.linear != nullptr; }
+
+  /// Parts of one type stand side by side in a file, apart from the tensor's others: the weight is
+  /// encoded again for each type.
+  void add_parts(const MergedTensor& tensor, std::vector<io::TensorToWrite>& list) {
+    const auto parts = low_bit_->layout(tensor);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const auto write = [this, tensor = &tensor, i, name = parts[i].name](const auto& sink) {
+        if (encoded_of_ != tensor) {
+          const bool is_first = measured_.insert(tensor).second;
+          encoded_ = low_bit_->encode(*tensor, is_first ? &delta_error_ : nullptr);
+          encoded_of_ = tensor;
+        }
+        const std::vector<std::byte>& bytes = encoded_[i].bytes;
+        written_[name] = {io::crc32c(bytes), std::ssize(bytes)};
+        sink(bytes);
+      };
+      list.push_back({parts[i].name, parts[i].dtype, parts[i].shape, write});
+    }
   }
 
   bool is_transposed(const MergedTensor& tensor) const {
@@ -148,6 +195,10 @@ class Writer {
   const ExportOptions& options_;
   const MergedTensors& merged_;
   fs::path folder_;
+  std::optional<LowBitLinears> low_bit_;
+  const MergedTensor* encoded_of_ = nullptr;
+  std::vector<LowBitLinears::Part> encoded_;
+  std::set<const MergedTensor*> measured_;
   std::map<std::string, WrittenTensor> written_;
   DeltaError delta_error_;
 };
@@ -160,11 +211,8 @@ double rounding_of(const ExportOptions& options) {
 io::Json report_of(const ExportRequest& request, const MergedTensors& merged, const Writer& writer,
                    const LogitsDifference& logits) {
   int64_t num_merged = 0;
-  int64_t num_bytes = 0;
-  for (const MergedTensor& tensor : merged.tensors()) {
+  for (const MergedTensor& tensor : merged.tensors())
     num_merged += tensor.has_delta ? 1 : 0;
-    num_bytes += bytes_of(tensor, request.options);
-  }
   io::Json check = io::Json::object();
   check.set("tensors_compared", static_cast<int64_t>(writer.written().size()));
   check.set("logits_max_difference", logits.max_difference);
@@ -173,11 +221,14 @@ io::Json report_of(const ExportRequest& request, const MergedTensors& merged, co
   const bool has_adapter = request.adapter != nullptr;
   const bool is_trained_base = request.options.merge_base == MergeBase::kTrained;
   io::Json report = io::Json::object();
-  report.set("dtype", name_of(request.options.dtype));
+  report.set("dtype", request.options.low_bit.empty() ? std::string(name_of(request.options.dtype))
+                                                      : request.options.low_bit);
+  if (writer.low_bit() != nullptr)
+    report.set("codes_as_trained", writer.low_bit()->keeps_all());
   report.set("merge_base", is_trained_base ? "trained" : "original");
   report.set("tensors", static_cast<int64_t>(merged.tensors().size()));
   report.set("merged_tensors", num_merged);
-  report.set("bytes", num_bytes);
+  report.set("bytes", writer.num_bytes());
   report.set("delta_rounding_error",
              has_adapter ? io::Json(writer.delta_error().relative()) : io::Json());
   report.set("verified", std::move(check));
@@ -193,11 +244,15 @@ io::Json export_hf(const ExportRequest& request, const OutputFolder& output) {
   for (const MergedTensor& tensor : merged.tensors())
     num_bytes += bytes_of(tensor, request.options);
   io::require_free_space(folder, num_bytes, "the merged model");
-  write_model_files(request, folder);
   Writer writer(request, merged, folder);
+  write_model_files(request, folder,
+                    writer.low_bit() == nullptr ? io::Json() : writer.low_bit()->config_json());
   writer.run();
   compare_tensors(*io::open_safetensors(folder), folder, writer.written());
-  const LogitsDifference logits = compare_logits(request, folder, rounding_of(request.options));
+  // Codes that were not trained with change the logits by what quantising takes: told, not judged.
+  const bool is_judged = writer.low_bit() == nullptr || writer.low_bit()->keeps_all();
+  const LogitsDifference logits =
+      compare_logits(request, folder, is_judged ? rounding_of(request.options) : kNotJudged);
   io::Json report = report_of(request, merged, writer, logits);
   io::Json record = report;
   record.set("trained_on", to_json(request.provenance));

@@ -81,8 +81,10 @@ void MergedTensors::add(std::string name, const models::BaseLinear* linear) {
   tensor.name = std::move(name);
   tensor.source = tensor.name;
   tensor.linear = linear;
-  tensor.has_delta =
-      linear != nullptr && request_.adapter != nullptr && request_.adapter->wraps(*linear);
+  const bool is_in_base = request_.provenance.merge_aware.has_value() &&
+                          request_.options.merge_base == MergeBase::kTrained;
+  tensor.has_delta = linear != nullptr && request_.adapter != nullptr &&
+                     request_.adapter->wraps(*linear) && !is_in_base;
   tensors_.push_back(std::move(tensor));
 }
 
@@ -130,8 +132,7 @@ void MergedTensors::merge(const MergedTensor& tensor, int64_t begin, int64_t end
     before[i] = merged[i] - before[i];
 }
 
-void MergedTensors::for_each_rows(const MergedTensor& tensor, int64_t row_multiple,
-                                  const std::function<void(const MergedRows&)>& visit) const {
+OwnedRows MergedTensors::read_rows(const MergedTensor& tensor, int64_t begin, int64_t end) const {
   UnitLease lease;
   const models::BaseLinear* linear = tensor.linear != nullptr ? tensor.linear : tensor.bias_of;
   if (linear != nullptr)
@@ -139,22 +140,28 @@ void MergedTensors::for_each_rows(const MergedTensor& tensor, int64_t row_multip
   else if (tensor.trained != kNoParameter)
     lease = request_.model.store().acquire(request_.model.store().spec(tensor.trained).unit,
                                            Pass::kForward);
-  const int64_t length = tensor.row_length();
+  OwnedRows owned;
+  owned.rows = Tensor(Shape{end - begin, tensor.row_length()}, DType::kFloat32);
+  read_base(tensor, begin, end, owned.rows);
+  // A bias is shorter than a block.
+  if (tensor.bias_of != nullptr)
+    request_.adapter->merge_bias(*tensor.bias_of, owned.rows.span<float>());
+  if (tensor.has_delta) {
+    owned.delta = Tensor(owned.rows.shape(), DType::kFloat32);
+    merge(tensor, begin, end, owned.rows, owned.delta);
+  }
+  return owned;
+}
+
+void MergedTensors::for_each_rows(const MergedTensor& tensor, int64_t row_multiple,
+                                  const std::function<void(const MergedRows&)>& visit) const {
+  const int64_t length = std::max<int64_t>(1, tensor.row_length());
   const int64_t rows_of_block =
-      round_up(std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, length)), row_multiple);
+      round_up(std::max<int64_t>(1, kBlockElements / length), row_multiple);
   for (int64_t begin = 0; begin < tensor.num_rows(); begin += rows_of_block) {
     const int64_t end = std::min(tensor.num_rows(), begin + rows_of_block);
-    const Tensor rows(Shape{end - begin, length}, DType::kFloat32);
-    read_base(tensor, begin, end, rows);
-    // A bias is shorter than a block.
-    if (tensor.bias_of != nullptr)
-      request_.adapter->merge_bias(*tensor.bias_of, rows.span<float>());
-    Tensor delta;
-    if (tensor.has_delta) {
-      delta = Tensor(rows.shape(), DType::kFloat32);
-      merge(tensor, begin, end, rows, delta);
-    }
-    visit({rows, delta});
+    const OwnedRows owned = read_rows(tensor, begin, end);
+    visit({owned.rows, owned.delta});
   }
   request_.source.drop(tensor.source);
 }

@@ -19,7 +19,7 @@ struct MergedTensor {
   const models::VocabularyTable* table = nullptr;
   ParameterId trained = kNoParameter;  // a norm or bias that holds what was trained
   std::string source;                  // the base's name of it
-  bool has_delta = false;
+  bool has_delta = false;              // not where the base holds the change already (merge-aware)
 
   int64_t num_rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t row_length() const { return shape.size() < 2 ? 1 : shape[1]; }
@@ -30,6 +30,11 @@ struct MergedTensor {
 struct MergedRows {
   TensorView rows;
   TensorView delta;
+};
+/// The same, held.
+struct OwnedRows {
+  Tensor rows;
+  Tensor delta;
 };
 
 /// How much of the change survives rounding to the exported dtype: relative error
@@ -51,6 +56,8 @@ class MergedTensors {
   explicit MergedTensors(const ExportRequest& request);
 
   const std::vector<MergedTensor>& tensors() const { return tensors_; }
+  /// Rows [begin, end). Its unit is leased meanwhile.
+  OwnedRows read_rows(const MergedTensor& tensor, int64_t begin, int64_t end) const;
   /// Hands the merged rows to `visit` in order, some at a time: a multiple of row_multiple but at
   /// the end.
   void for_each_rows(const MergedTensor& tensor, int64_t row_multiple,

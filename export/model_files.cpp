@@ -82,8 +82,12 @@ io::Json generation_config_json(const ExportRequest& request) {
 
 }  // namespace
 
-void write_model_files(const ExportRequest& request, const fs::path& folder) {
-  io::write_file_durably(folder / "config.json", config_json(request).dump(2) + "\n");
+void write_model_files(const ExportRequest& request, const fs::path& folder,
+                       const io::Json& quantization) {
+  io::Json config = config_json(request);
+  if (!quantization.is_null())
+    config.set("quantization_config", quantization);
+  io::write_file_durably(folder / "config.json", config.dump(2) + "\n");
   const fs::path from = request.source.folder();
   if (!from.empty()) {
     for (const char* name :

@@ -12,6 +12,8 @@ namespace shardtune::exporting {
 /// PreTrainedTokenizerFast: transformers 5 would rebuild the pipeline of GPT2Tokenizer and others
 /// from the class, without its digit split. From GGUF they are built from the metadata.
 /// Errors  DataError: a file of the model that is damaged
-void write_model_files(const ExportRequest& request, const std::filesystem::path& folder);
+/// `quantization` becomes config.json's quantization_config, unless it is null.
+void write_model_files(const ExportRequest& request, const std::filesystem::path& folder,
+                       const io::Json& quantization = {});
 
 }  // namespace shardtune::exporting

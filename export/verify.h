@@ -30,6 +30,9 @@ struct LogitsDifference {
   double tolerance = 0.0;     // on relative_rms; 0: not checked (another base)
 };
 
+/// For compare_logits(): the difference is measured and not judged.
+inline constexpr double kNotJudged = -1.0;
+
 /// Loads the merged model from `path` and compares last-position logits. `rounding` is the error of
 /// a stored weight relative to its size, as a standard deviation.
 /// Errors  CorruptBlockError: relative_rms above the tolerance

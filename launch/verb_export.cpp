@@ -6,6 +6,7 @@
 #include "export/combined_adapter.h"
 #include "export/exporter.h"
 #include "launch/command_line.h"
+#include "launch/export_loss.h"
 #include "launch/output.h"
 #include "launch/session.h"
 #include "launch/verbs.h"
@@ -19,6 +20,7 @@ struct ExportArguments {
   std::string format;
   std::string out;
   exporting::ExportOptions options;
+  std::string data;  // "": the training data of the adapter's run
   exporting::Existing existing = exporting::Existing::kRefuse;
   std::vector<std::string> combined;  // all adapters, where there are several
   adapters::Combination combination;
@@ -46,9 +48,14 @@ void add_options(CommandLine& line) {
   add_model_options(line);
   line.value("to", "FORMAT", "hf or gguf (merged weights), peft or gguf-lora (adapter only)");
   line.value("out", "PATH", "output folder; must be empty or absent");
-  line.value("dtype", "D",
-             "of merged weights: bfloat16 (default of hf), float32; of gguf also float16 (its "
-             "default) and q8_0");
+  line.value(
+      "dtype", "D",
+      "of merged weights: bfloat16 (default of hf), float32; of hf also nf4, fp4 and int8 as "
+      "bitsandbytes has them; of gguf float16 (its default) and q8_0");
+  line.value(
+      "data", "FILE",
+      "records to measure the loss before and after on, with --dtype nf4, fp4 or int8 and an "
+      "adapter (default: the training data of its run)");
   line.value(
       "merge-base", "WHICH",
       "trained (default): the base as it was in training, dequantised; original: the model's "
@@ -73,6 +80,16 @@ std::string gguf_type(const CommandLine& line) {
          : dtype == "float32"  ? "F32"
          : dtype == "bfloat16" ? "BF16"
                                : "F16";
+}
+
+/// Of --to hf.
+void read_dtype(const CommandLine& line, exporting::ExportOptions& options) {
+  const std::string dtype = line.choice_or(
+      "dtype", "bfloat16", {"bfloat16", "float32", "nf4", "fp4", "int8"}, {"float16"});
+  if (dtype == "float32")
+    options.dtype = DType::kFloat32;
+  else if (dtype != "bfloat16")
+    options.low_bit = dtype;
 }
 
 double parse_weight(const std::string& text) {
@@ -115,10 +132,14 @@ ExportArguments read_arguments(const CommandLine& line) {
   arguments.out = line.required("out");
   if (arguments.format == "gguf")
     arguments.options.gguf_type = gguf_type(line);
-  else if (line.choice_or("dtype", "bfloat16", {"bfloat16", "float32"}, {"float16"}) == "float32")
-    arguments.options.dtype = DType::kFloat32;
+  else
+    read_dtype(line, arguments.options);
   if (line.choice_or("merge-base", "trained", {"trained", "original"}) == "original")
     arguments.options.merge_base = exporting::MergeBase::kOriginal;
+  arguments.data = line.text_or("data", "");
+  if (line.has("data") && (arguments.options.low_bit.empty() || arguments.model.adapter.empty()))
+    throw ConfigError(
+        "--data: belongs to --to hf --dtype nf4, fp4 or int8 with an adapter. Leave it out.");
   if (line.has("max-shard-size"))
     arguments.options.max_shard_bytes =
         parse_size(line.required("max-shard-size"), "--max-shard-size");
@@ -167,6 +188,11 @@ ModelArguments with_compute_dtype(ModelArguments model, bool is_float32) {
   return model;
 }
 
+bool is_trained_in_float32(const std::string& adapter) {
+  const auto trained = adapter.empty() ? std::nullopt : exporting::read_provenance(adapter);
+  return trained && trained->compute_dtype == "float32";
+}
+
 io::Json run(const ExportArguments& arguments) {
   const auto format = exporting::exporters().at(arguments.format);
   auto source = models::open_model_source(arguments.model.model);
@@ -180,8 +206,12 @@ io::Json run(const ExportArguments& arguments) {
     report.set("out", output.target().string());
     return report;
   }
-  const bool is_float32 = arguments.format == "gguf" ? arguments.options.gguf_type == "F32"
-                                                     : arguments.options.dtype == DType::kFloat32;
+  exporting::ExportOptions options = arguments.options;
+  // What is not in low bits stays in the dtype that was computed in.
+  if (!options.low_bit.empty() && is_trained_in_float32(arguments.model.adapter))
+    options.dtype = DType::kFloat32;
+  const bool is_float32 =
+      arguments.format == "gguf" ? options.gguf_type == "F32" : options.dtype == DType::kFloat32;
   const Session session(with_compute_dtype(arguments.model, is_float32), std::move(source));
   StoredModel read_back;
   exporting::ExportRequest request{session.model(),
@@ -189,7 +219,7 @@ io::Json run(const ExportArguments& arguments) {
                                    session.adapter(),
                                    tokenizer.get(),
                                    session.provenance(),
-                                   arguments.options,
+                                   options,
                                    {}};
   if (request.provenance.base_sha256.empty())
     request.provenance.base_sha256 = session.source().content_hash();
@@ -199,7 +229,14 @@ io::Json run(const ExportArguments& arguments) {
     read_back = load_alone(source, load);
     return *read_back.model;
   };
+  // Read before weights are written, so that a file that cannot be is told at once.
+  std::optional<data::Dataset> sample;
+  if (!options.low_bit.empty() && session.adapter() != nullptr && tokenizer != nullptr)
+    sample = loss_sample(arguments.model, arguments.data, *tokenizer,
+                         session.source().config().max_position_embeddings);
   io::Json report = format(request, output);
+  if (sample)
+    report.set("loss", loss_before_and_after(*sample, session, *read_back.model));
   output.commit();
   report.set("out", output.target().string());
   return report;

@@ -98,7 +98,11 @@ ModelConfig parse_model_config(const io::Json& json_config, const std::string& n
   if (!families().contains(config.model_type))
     refuse_model(
         name, "model_type '" + config.model_type + "' (known: " + joined(families().names()) + ")");
-  if (json.has("quantization_config"))
+  // What bitsandbytes quantised is read as its values (models/low_bit_tensors.h).
+  const io::Json* quantization = json_config.find("quantization_config");
+  const io::Json* method = quantization == nullptr ? nullptr : quantization->find("quant_method");
+  if (json.has("quantization_config") &&
+      !(method != nullptr && method->is_string() && method->as_string() == "bitsandbytes"))
     refuse_model(name, "a checkpoint that is already quantised (quantization_config)");
   config.tie_word_embeddings = json.boolean_or("tie_word_embeddings", false);
   families().at(config.model_type).read_config(json, config);

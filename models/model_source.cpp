@@ -12,6 +12,7 @@
 #include "io/safetensors.h"
 #include "models/family.h"
 #include "models/gguf_names.h"
+#include "models/low_bit_tensors.h"
 
 namespace shardtune::models {
 
@@ -125,18 +126,32 @@ class FolderSource : public TensorsSource {
     config_ = parse_model_config(io::read_json_file(config_path), config_path);
     prefix_ = families().at(config_.model_type).prefix;
     tensors_ = io::open_safetensors(folder);
+    low_bit_ = std::make_unique<LowBitTensors>(*tensors_);
   }
   std::string folder() const override { return path_; }
 
   std::vector<int64_t> shape(const std::string& name) const override {
+    if (const auto* weight = low_bit(name))
+      return weight->shape;
     std::vector<int64_t> found = TensorsSource::shape(name);
     if (found.size() == 2 && is_conv1d(config_, name))
       std::swap(found[0], found[1]);
     return found;
   }
 
+  std::string stored_type(const std::string& name) const override {
+    const auto* weight = low_bit(name);
+    return weight == nullptr ? TensorsSource::stored_type(name) : "bitsandbytes " + weight->format;
+  }
+  void check_readable(const std::string& name) const override {
+    if (low_bit(name) == nullptr)
+      TensorsSource::check_readable(name);
+  }
+
   // Row `r` of a Conv1D's [out,in] is a column of the file's [in,out].
   void read_rows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    if (const auto* weight = low_bit(name))
+      return low_bit_->read_rows(*weight, begin, end, out);
     if (!is_conv1d(config_, name))
       return TensorsSource::read_rows(name, begin, end, out);
     const io::TensorInfo& tensor = need(name);
@@ -182,7 +197,13 @@ class FolderSource : public TensorsSource {
   }
 
  private:
+  const LowBitTensors::Weight* low_bit(const std::string& name) const {
+    const io::TensorInfo* tensor = locate(name);
+    return tensor == nullptr ? nullptr : low_bit_->find(tensor->name);
+  }
+
   std::unique_ptr<io::TensorSource> tensors_;
+  std::unique_ptr<LowBitTensors> low_bit_;
   std::string prefix_;
 };
 

@@ -131,6 +131,9 @@ TEST(Provenance, ComesBack) {
   AdapterOnModel setup("lora_qv");
   Provenance provenance = provenance_of(setup.small);
   provenance.quantization = {"nf4", 128, true};
+  EXPECT_EQ(to_json(provenance).find("format_version")->as_integer(), 1);
+  provenance.merge_aware = quant::KeptForm::kResidual;  // what an older program must not overlook
+  EXPECT_EQ(to_json(provenance).find("format_version")->as_integer(), 2);
   testing::write_text(temp.path() / kProvenanceFile, to_json(provenance).dump());
   const auto read = read_provenance(temp.path());
   ASSERT_TRUE(read.has_value());
@@ -138,6 +141,7 @@ TEST(Provenance, ComesBack) {
   EXPECT_EQ(read->base_sha256, provenance.base_sha256);
   EXPECT_EQ(read->quantization.method, "nf4");
   EXPECT_EQ(read->quantization.block_size, 128);
+  EXPECT_EQ(read->merge_aware, quant::KeptForm::kResidual);
   EXPECT_TRUE(read->quantization.double_quant);
   EXPECT_EQ(read->trained_steps, 7);
   EXPECT_EQ(read->chat_template, "chatml");
@@ -156,8 +160,12 @@ TEST(Provenance, TellsAnotherBaseAndDamage) {
     testing::write_text(temp.path() / kProvenanceFile, text);
     EXPECT_THROW(read_provenance(temp.path()), DataError) << text;
   }
-  testing::write_text(temp.path() / kProvenanceFile, "{\"format_version\": 2}");
+  testing::write_text(temp.path() / kProvenanceFile, "{\"format_version\": 3}");
   EXPECT_THROW(read_provenance(temp.path()), UnsupportedError);
+  io::Json unknown_form = to_json(provenance);
+  unknown_form.set("merge_aware_weights", "fp8");
+  testing::write_text(temp.path() / kProvenanceFile, unknown_form.dump());
+  EXPECT_THROW(read_provenance(temp.path()), DataError);
 }
 
 TEST(OutputFolder, RefusesWhatItWouldDestroy) {

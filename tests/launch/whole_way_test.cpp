@@ -67,6 +67,48 @@ TEST(WholeWay, TrainEvalExportGenerate) {
     EXPECT_EQ(read_text(folder.path("copy") / name), read_text(folder.path("run/adapter") / name));
 }
 
+TEST(WholeWay, AMergeAwareAdapterLosesNothingInLowBits) {
+  const ProgramFolder folder;
+  const auto train = [&](const std::string& more) {
+    json_of(
+        folder.run("train run.yaml --resume never --json --set training.max_steps=20 "
+                   "--set adapter.lora_dropout=0 --set model.compute_dtype=float32 " +
+                   more));
+    return loss_of(folder, "--model model --adapter run/adapter");
+  };
+  const std::string to_nf4 =
+      "export --model model --adapter run/adapter --to hf --dtype nf4 --json ";
+  const double plain = train("");
+  const io::Json quantised = json_of(folder.run(to_nf4 + "--out quantised"));
+  EXPECT_FALSE(quantised.find("codes_as_trained")->as_bool());
+  const io::Json& told = *quantised.find("loss");
+  EXPECT_EQ(told.find("samples")->as_integer(), 24);
+  EXPECT_NEAR(told.find("before")->as_number(), plain, 1e-5);
+  EXPECT_NEAR(told.find("after")->as_number(), loss_of(folder, "--model quantised"), 1e-5);
+  EXPECT_GT(told.find("lost")->as_number(), 1e-3);
+
+  const double aware = train("--set adapter.merge_aware=true");
+  EXPECT_NE(aware, plain);
+  const io::Json kept = json_of(folder.run(to_nf4 + "--out kept --data train.jsonl"));
+  EXPECT_TRUE(kept.find("codes_as_trained")->as_bool());
+  EXPECT_NEAR(kept.find("loss")->find("lost")->as_number(), 0.0, 1e-5);
+  EXPECT_NEAR(loss_of(folder, "--model kept"), aware, 1e-5);
+  std::filesystem::remove(folder.path("run/resolved_config.yaml"));
+  const Outcome unmeasured = folder.run(to_nf4 + "--out unmeasured");
+  EXPECT_EQ(unmeasured.code, 0);
+  EXPECT_NE(unmeasured.err.find("was not measured"), std::string::npos) << unmeasured.err;
+
+  const auto refusal = [&](const std::string& command) { return folder.run(command).err; };
+  EXPECT_NE(refusal(to_nf4 + "--out other --quantization int8").find("expected nf4, in which"),
+            std::string::npos);
+  EXPECT_NE(refusal("export --model model --adapter run/adapter --to gguf-lora --out lora")
+                .find("merge-aware"),
+            std::string::npos);
+  EXPECT_NE(refusal("export --model model --to hf --out other --data train.jsonl")
+                .find("--data: belongs to"),
+            std::string::npos);
+}
+
 // eval computes as the adapter was trained, with its scales, unless asked otherwise.
 TEST(WholeWay, AnAdapterTrainedInInt8IsEvaluatedInInt8) {
   const ProgramFolder folder;
