@@ -211,7 +211,7 @@ Json parse_json(std::string_view text, const std::string& name, const JsonLimits
   if (text.starts_with("\xef\xbb\xbf"))
     builder.fail_at(0, "expected JSON, found a byte order mark. Save the file without it");
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
-    builder.fail_at(nul, "expected JSON, found a NUL byte. Is it the right file?");
+    builder.fail_at(nul, "expected JSON, found a NUL byte. Check that it is the right file");
   const char* const end = text.data() + text.size();
   nlohmann::json::sax_parse(TrackingIterator(text.data(), builder.position()),
                             TrackingIterator(end, builder.position()), &builder);

@@ -9,7 +9,7 @@
 namespace shardtune::io {
 
 namespace {
-constexpr size_t kMaxMessages = 50;
+constexpr size_t kMaxMessages = 30;
 }
 
 void ConfigErrors::throw_if_any() const {

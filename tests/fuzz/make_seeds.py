@@ -229,6 +229,30 @@ def make_json():
     seed("byte_order_mark", b"\xef\xbb\xbf{}")
     seed("comment", "{} // no")
     seed("keys_3000", "{" + ",".join(f'"{i}":0' for i in range(3000)) + "}")
+    for name, content in {
+        "only_space": " \t\r\n ", "bracket_alone": "[", "brace_alone": "{", "bracket_closed_alone": "]",
+        "brackets_crossed": "[{]}", "key_without_quotes": "{a: 1}", "key_of_a_number": '{1: 2}',
+        "single_quotes": "{'a': 1}", "colon_missing": '{"a" 1}', "value_missing": '{"a": }',
+        "comma_missing": '{"a": 1 "b": 2}', "comma_first": "[,1]", "commas_two": "[1,,2]",
+        "line_end_in_a_string": '["a\nb"]', "control_in_a_string": '["a\x01b"]',
+        "capital_true": "[True]", "word_cut": "[tru", "plus_number": "[+1]", "dot_first": "[.5]",
+        "dot_last": "[1.]", "exponent_empty": "[1e]", "hexadecimal": "[0x1F]", "underscore": "[1_000]",
+        "infinity": "[Infinity]", "number_tiny": "[1e-400, -0.0, 5e-324]", "key_empty": '{"": 1}',
+        "keys_empty_twice": '{"": 1, "": 2}', "unicode_cut": '["\\u00"]', "unicode_no_hex": '["\\u00zz"]',
+        "surrogate_then_text": '["\\ud83dx"]', "not_a_character": '["\\uffff\\ufdd0"]',
+        "string_of_16000": '["' + "x" * 16000 + '"]', "key_of_16000": '{"' + "k" * 16000 + '": 1}',
+        "key_twice_of_20": "{" + ",".join(f'"{i % 19}":0' for i in range(20)) + "}",
+        "empties_20000": "[" + "[],{}," * 10000 + "0]", "spaces_40000": " " * 40000 + "1" + " " * 40000,
+        "comment_hash": "# no\n{}", "comment_block": "/* no */ {}", "lines_of_json": "{}\n{}\n",
+    }.items():
+        seed(name, content)
+    for name, content in {
+        "utf8_surrogate": b'["\xed\xa0\x80"]', "utf8_over_10ffff": b'["\xf4\x90\x80\x80"]',
+        "utf8_five_bytes": b'["\xf8\x88\x80\x80\x80"]', "utf8_alone_80": b'["\x80"]',
+        "utf8_overlong_nul": b'["\xc0\x80"]', "utf16": '{"a": 1}'.encode("utf-16"),
+        "utf8_in_a_key": b'{"\xff": 1}', "gzip": b"\x1f\x8b\x08\x00" + bytes(16),
+    }.items():
+        seed(name, content)
 
 
 # YAML --------------------------------------------------------------------------------------------
@@ -266,6 +290,44 @@ def make_yaml():
     seed("scalar_alone", "hello\n")
     seed("sequence_alone", "- a\n- b\n")
     seed("block_scalar", "a: |\n  x\n  y\nb: >-\n  z\n")
+    for depth in (63, 64, 65, 1000):
+        seed(f"flow_depth_{depth}", "a: " + "[" * depth + "]" * depth + "\n")
+        seed(f"block_depth_{depth}", "".join(" " * i + "- \n" for i in range(min(depth, 180))))
+        seed(f"maps_depth_{depth}", "a: " + "{a: " * depth + "1" + "}" * depth + "\n")
+    for width in (2, 3, 10, 100):  # levels of aliases that name the level before so often
+        seed(f"aliases_fan_out_{width}", "a0: &a0 x\n" + "".join(
+            f"a{i}: &a{i} [" + ",".join([f"*a{i - 1}"] * width) + "]\n" for i in range(1, 30)))
+    for name, content in {
+        "alias_as_a_key": "a: &a x\n*a : 1\n", "alias_behind_a_tag": "a: !!seq *b\n",
+        "anchor_twice": "a: &x 1\nb: &x 2\nc: *x\n", "anchor_without_a_name": "a: & 1\n",
+        "anchor_on_a_map": "&m {a: 1}\n", "cycle_of_two": "a: &a [*b]\nb: &b [*a]\n",
+        "merge_key_of_a_list": "a: &a {x: 1}\nb: {<<: [*a, *a]}\n", "merge_key_alone": "<<: {a: 1}\n",
+        "merge_key_quoted": '"<<": {a: 1}\n', "tag_own": "a: !mine 1\n", "tag_null": "a: !!null x\n",
+        "tag_directive": "%TAG ! tag:x,2000:\n---\na: !y 1\n", "version_directive": "%YAML 1.1\n---\na: 1\n",
+        "directive_unknown": "%FOO bar\n---\na: 1\n", "document_end": "a: 1\n...\n",
+        "document_end_then_text": "a: 1\n...\nb: 2\n", "documents_3000": "---\n" * 3000,
+        "key_empty": ": 1\n", "key_null": "~: 1\n", "key_twice_quoted": "a: 1\n'a': 2\n",
+        "key_twice_in_flow": "a: {b: 1, b: 2}\n", "key_of_257": "k" * 257 + ": 1\n", "key_of_256": "k" * 256 + ": 1\n",
+        "indent_back": "a:\n    b: 1\n  c: 2\n", "indent_of_list": "a:\n- 1\n  - 2\n",
+        "colon_without_space": "a:1\n", "colons_two": "a: b: c\n", "flow_not_closed": "a: {b: [1, 2}\n",
+        "flow_comma_first": "a: [, 1]\n", "flow_colon": "a: [b: 1]\n", "brace_closed_alone": "a: }\n",
+        "at_sign": "a: @b\n", "backquote": "a: `b`\n", "percent": "a: %b\n", "question_alone": "?\n",
+        "dash_without_space": "a:\n  -1\n  -2\n", "escape_unknown": 'a: "\\q"\n', "escape_cut": 'a: "\\x4"\n',
+        "escape_surrogate": 'a: "\\uD800"\n', "escape_over_10ffff": 'a: "\\U00110000"\n',
+        "block_indicator_bad": "a: |99\n  x\n", "block_not_indented": "a: |\nx\n", "word_yes": "a: yes\nb: On\n",
+        "numbers_odd": "a: .inf\nb: -.INF\nc: .nan\nd: 0o17\ne: 1:30\n", "line_of_16000": "a: " + "x" * 16000 + "\n",
+        "comment_of_16000": "#" + "c" * 16000 + "\na: 1\n", "lines_empty_20000": "\n" * 20000 + "a: 1\n",
+        "carriage_returns": "a: 1\rb: 2\r", "line_separator": "a: 1\u2028b: 2\n", "no_break_space": "a:\u00a01\n",
+        "keys_5000": "".join(f"k{i}: 0\n" for i in range(5000)),
+    }.items():
+        seed(name, content)
+    for name, content in {
+        "byte_order_mark": b"\xef\xbb\xbfa: 1\n", "byte_order_mark_inside": b"a: 1\n\xef\xbb\xbfb: 2\n",
+        "utf16": "a: 1\n".encode("utf-16"), "utf8_surrogate": b"a: \xed\xa0\x80\n",
+        "utf8_overlong": b"a: \xc0\xaf\n", "utf8_cut": b"a: \xe2\x82", "escape_character": b"a: \x1b[31m\n",
+        "delete_character": b"a: \x7f\n", "next_line": b"a: 1\xc2\x85b: 2\n",
+    }.items():
+        seed(name, content)
 
 
 # tokenizer.json ----------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ SMOLLM2_SYSTEM = ("<|im_start|>system\nYou are a helpful AI assistant named Smol
                   "Hugging Face<|im_end|>\n")
 ROUNDED = 5e-3
 FP32 = 2e-5
+NEAR = {"rounded": 0.1, "fp32": 1e-3}  # of log probabilities: as likely for two that round otherwise
+NEW_TOKENS = 24
 GOLDEN = {  # FORMATS section 6.6
     "The capital of France is Paris.": ([504, 3575, 282, 4649, 314, 7042, 30], 2.567449),
     "In 2024, the model had 135M parameters.\n\n  def f(x):\n    return x  # 42": (
@@ -88,6 +90,31 @@ class ParityCase(unittest.TestCase):
     def assert_close(self, ours, theirs, relative):
         self.assertLessEqual(abs(ours - theirs), relative * abs(theirs),
                              f"ours {ours}, theirs {theirs}, allowed {relative:g} of it")
+
+    def assert_same_answers(self, model, tokenizer, sequences, near, *options):
+        """Greedy answers of the program and of `model`. A difference counts only where `model` finds
+        no two tokens of its answer as likely as `near`; most answers must not differ at all."""
+        rows = self.scratch / "prompts.jsonl"
+        rows.write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n"
+                                for row in sample_rows(len(sequences))))
+        ours = json.loads(shardtune("generate", "--prompts", rows, "--json", "--max-new-tokens",
+                                    NEW_TOKENS, *options))["generations"]
+        equal = 0
+        for answer, (ids, trained) in zip(ours, sequences, strict=True):
+            prompt = torch.tensor([ids[:trained.index(True)]])
+            with torch.no_grad():
+                found = model.generate(
+                    input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
+                    max_new_tokens=NEW_TOKENS, eos_token_id=tokenizer.token_to_id("<|im_end|>"),
+                    pad_token_id=0, return_dict_in_generate=True, output_logits=True)
+            theirs = tokenizer.decode(found.sequences[0, prompt.shape[1]:].tolist())
+            if answer["text"] == theirs:
+                equal += 1
+                continue
+            best = [step[0].float().log_softmax(-1).topk(2).values for step in found.logits]
+            gap = min((first - second).item() for first, second in best)
+            self.assertLess(gap, near, f"parts:\n{answer['text']!r}\n{theirs!r}")
+        self.assertGreaterEqual(equal, 0.7 * len(ours), f"only {equal} of {len(ours)} are equal")
 
     def train(self, config):
         path = self.scratch / "run.yaml"
@@ -177,10 +204,13 @@ class SmolLM2(ParityCase):
 
         base = peers.load_model(smollm2())
         peers.quantize_like_bitsandbytes(base)
-        theirs, count = their_loss(peft.PeftModel.from_pretrained(base, run / "adapter"),
-                                   self.sequences(rows))
+        model = peft.PeftModel.from_pretrained(base, run / "adapter").eval()
+        theirs, count = their_loss(model, self.sequences(rows))
         self.assertEqual(ours["num_tokens"], count)
         self.assert_close(ours["loss"], theirs, ROUNDED)
+        self.assert_same_answers(model, smollm2_tokenizer(), self.sequences(rows[:8]),
+                                 NEAR["rounded"], "--model", smollm2(), "--adapter",
+                                 run / "adapter", "--compute-dtype", "float32")
         plain, _ = their_loss(peers.load_model(smollm2()), self.sequences(rows))
         self.assertGreater(abs(plain - theirs), 5 * ROUNDED * theirs, "the adapter does too little")
 
@@ -190,6 +220,8 @@ class SmolLM2(ParityCase):
         model = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
         loss, _ = their_loss(model.eval(), self.sequences(rows))
         self.assert_close(ours["loss"], loss, ROUNDED)
+        self.assert_same_answers(model, smollm2_tokenizer(), self.sequences(rows[:8]),
+                                 NEAR["fp32"], "--model", merged, "--compute-dtype", "float32")
         self.check_exported_tokenizer(merged)
 
     def check_exported_tokenizer(self, merged):
@@ -244,7 +276,7 @@ class TinyModel(ParityCase):
             "adapter": adapter,
             "data": {"train": [{"path": str(ROOT / "data/samples/train.jsonl"),
                                 "format": "completion"}],
-                     "chat_template": "chatml", "max_length": 512},
+                     "chat_template": "chatml", "max_length": 500},  # room for virtual tokens
             "training": {"max_steps": 6, "micro_batch_size": 1, "global_batch_size": 2,
                          "learning_rate": 0.02},
             "checkpoint": {"output_dir": str(self.scratch / "run")},
@@ -273,14 +305,28 @@ class TinyModel(ParityCase):
         model = peft.PeftModel.from_pretrained(base, adapter)
         theirs, count = their_loss(model.eval(), sequences)
         self.assertEqual(ours["num_tokens"], count)
-        if merges:
-            self.assertLess(theirs, 0.9 * before, "the adapter learned nothing")
+        self.assertGreater(abs(theirs - before), 10 * FP32 * before, "the adapter does too little")
         self.assert_close(ours["loss"], theirs, FP32)
+        self.assert_same_answers(model, tokenizer, sequences[:4], NEAR["fp32"], "--model", folder,
+                                 "--adapter", adapter, "--compute-dtype", "float32")
+        self.check_peft_export(folder, adapter, model, sequences)
         if merges:
-            self.check_merged(folder, adapter, model, sequences)
+            self.check_merged(folder, adapter, model, sequences, tokenizer)
             self.check_tokenizer(folder, [row["prompt"] for row in rows])
 
-    def check_merged(self, folder, adapter, model, sequences):
+    def check_peft_export(self, folder, adapter, model, sequences):
+        """The folder that export writes is the adapter that training saved, for PEFT too."""
+        exported = self.scratch / "peft"
+        shardtune("export", "--model", folder, "--adapter", adapter, "--to", "peft", "--out",
+                  exported)
+        base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        loaded = peft.PeftModel.from_pretrained(base, exported).eval()
+        with torch.no_grad():
+            for ids, _ in sequences[:3]:
+                ids = torch.tensor([ids])
+                self.assertTrue(torch.equal(loaded(ids).logits, model(ids).logits))
+
+    def check_merged(self, folder, adapter, model, sequences, tokenizer):
         merged = self.scratch / "merged"
         shardtune("export", "--model", folder, "--adapter", adapter, "--to", "hf", "--out", merged,
                   "--dtype", "float32")
@@ -292,6 +338,8 @@ class TinyModel(ParityCase):
                 difference = (loaded.eval()(ids).logits - expected).abs().max()
                 # W + s B A rounded once to fp32 against two separate sums.
                 self.assertLessEqual(difference.item(), FP32 * expected.abs().max().item())
+        self.assert_same_answers(loaded, tokenizer, sequences[:4], NEAR["fp32"], "--model", merged,
+                                 "--compute-dtype", "float32")
 
     def check_tokenizer(self, folder, texts):
         automatic = transformers.AutoTokenizer.from_pretrained(self.scratch / "merged")
