@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kVocab = 2 * VocabularyTable::kChunkRows + 77;  // three chunks, the last short
 constexpr int64_t kHidden = 24;
-constexpr int64_t kTokens = 1100;  // three blocks of rows
+constexpr int64_t kTokens = 600;  // two blocks of rows
 
 float weight(int64_t row, int64_t column) {
   return 0.3f * CounterRng(5).normal(static_cast<uint64_t>(row * kHidden + column));
