@@ -57,6 +57,19 @@ struct SavedTensor {
       {};
 };
 
+/// What the folder of a saved adapter is called inside, by the library that it is for.
+struct AdapterFolder {
+  const char* weights_file;
+  const char* pickle_file;  // what the library may have written instead
+  const char* save_again;   // how it writes weights_file
+  const char* library;      // of the model card
+};
+inline constexpr AdapterFolder kPeftFolder{"adapter_model.safetensors", "adapter_model.bin",
+                                           "with PEFT's safe_serialization=True", "peft"};
+inline constexpr AdapterFolder kAdapterHubFolder{"adapter.safetensors", "pytorch_adapter.bin",
+                                                 "with save_adapter(..., use_safetensors=True)",
+                                                 "adapters"};
+
 /// What an adapter puts before every sample.
 struct FrontTokens {
   int64_t positions = 0;  // of the model's context
@@ -100,6 +113,8 @@ class Adapter : public models::Hooks {
 
   /// Whether the adapter's change can be written into the weights of the linears it wraps.
   virtual bool mergeable() const = 0;
+  /// Why it cannot, where the method has a reason to give: "it has ...".
+  virtual std::string why_not_mergeable() const { return ""; }
   /// rows [end-begin, in] f32 hold rows [begin, end) of the weight of `linear`; they become those
   /// of the merged weight. Linears that the adapter does not touch stay. Layer unit leased by the
   /// caller.
@@ -119,7 +134,8 @@ class Adapter : public models::Hooks {
   /// Factor on the learning rate of one trainable.
   virtual double learning_rate_scale(ParameterId id) const { return 1.0; }
 
-  /// adapter_config.json as PEFT 0.21.2 writes it.
+  virtual AdapterFolder folder() const { return kPeftFolder; }
+  /// adapter_config.json as PEFT 0.21.2 writes it, or adapters 1.3.0 what it alone has.
   virtual io::Json peft_config(const std::string& base_model) const = 0;
 };
 
@@ -161,7 +177,7 @@ const Registry<AdapterMethod>& adapter_methods();
 
 /// Reads the `adapter:` section: its `method` key picks the table entry. Null after an error.
 std::unique_ptr<AdapterOptions> adapter_options_from_yaml(const io::YamlNode& section);
-/// Reads an adapter_config.json; `name` is its path.
+/// Reads an adapter_config.json of PEFT's or AdapterHub's; `name` is its path.
 std::unique_ptr<AdapterOptions> adapter_options_from_peft(const io::Json& config,
                                                           const std::string& name);
 

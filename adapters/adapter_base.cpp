@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "autograd/ops.h"
+
 namespace shardtune::adapters {
 
 Initializer constant_values(float value) {
@@ -61,6 +63,29 @@ void AdapterBase::add_constant(std::string prefix, std::string name,
 void AdapterBase::add_published(AdapterTensor tensor) {
   tensors_.push_back(std::move(tensor));
   initials_.emplace_back();
+}
+
+void AdapterBase::name_again(std::string name, size_t tensor) {
+  AdapterTensor& named = tensors_.at(tensor);
+  named.in_file = {named.shape, 0, false, std::move(name)};
+}
+
+autograd::Variable AdapterBase::drop_elements(autograd::Tape& tape, const autograd::Variable& x,
+                                              double p, const models::PassContext& context,
+                                              uint64_t site) {
+  if (context.mode != models::Mode::kTraining || p <= 0.0)
+    return x;
+  const TokenBatch& batch = *context.batch;
+  auto tokens = std::make_shared<autograd::DropoutTokens>();
+  tokens->index_in_sample = batch.token_indices;
+  tokens->sample_of_token.resize(batch.ids.size());
+  for (size_t s = 0; s + 1 < batch.sample_offsets.size(); ++s) {
+    for (int32_t t = batch.sample_offsets[s]; t < batch.sample_offsets[s + 1]; ++t)
+      tokens->sample_of_token[static_cast<size_t>(t)] = batch.sample_ids[s];
+  }
+  const uint64_t key = mix_key(context.seed, {static_cast<uint64_t>(context.step),
+                                              static_cast<uint64_t>(context.layer), site});
+  return autograd::dropout(tape, x, static_cast<float>(p), key, std::move(tokens));
 }
 
 void AdapterBase::publish(ParameterId id, const std::function<void(std::span<float>)>& fill) const {

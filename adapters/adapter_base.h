@@ -48,6 +48,8 @@ class AdapterBase : public Adapter {
   ParameterId declare(Declaration declaration);
   /// Adds a tensor that is saved as it is, under prefix + name.
   void add_constant(std::string prefix, std::string name, std::shared_ptr<Tensor> values);
+  /// The file holds a declared tensor under a second name too.
+  void name_again(std::string name, size_t tensor);
   /// Adds a trainable whose initial values the model publishes with the base.
   void add_published(AdapterTensor tensor);
 
@@ -55,6 +57,12 @@ class AdapterBase : public Adapter {
   ParameterStore& store() const { return model_.store(); }
   /// Publishes values of one parameter; only its publisher calls `fill`. Collective.
   void publish(ParameterId id, const std::function<void(std::span<float>)>& fill) const;
+
+  /// x [T,N] with dropped elements in training when p > 0, else x itself. `site`: a number of its
+  /// own for each place of a layer.
+  static autograd::Variable drop_elements(autograd::Tape& tape, const autograd::Variable& x,
+                                          double p, const models::PassContext& context,
+                                          uint64_t site);
 
  private:
   models::Model& model_;

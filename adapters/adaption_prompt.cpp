@@ -82,6 +82,7 @@ class AdaptionPrompt : public AdapterBase {
   }
 
   bool mergeable() const override { return false; }
+  std::string why_not_mergeable() const override { return "what it adds depends on the tokens"; }
   void merge_rows(const BaseLinear&, int64_t, int64_t, const TensorView&) const override {}
 
   io::Json peft_config(const std::string& base_model) const override {

@@ -66,20 +66,7 @@ bool LinearAdapter::wraps_conv1d() const {
 autograd::Variable LinearAdapter::drop(autograd::Tape& tape, const BaseLinear& linear,
                                        const autograd::Variable& x,
                                        const models::PassContext& context, double p) const {
-  if (context.mode != models::Mode::kTraining || p <= 0.0)
-    return x;
-  const TokenBatch& batch = *context.batch;
-  auto tokens = std::make_shared<autograd::DropoutTokens>();
-  tokens->index_in_sample = batch.token_indices;
-  tokens->sample_of_token.resize(batch.ids.size());
-  for (size_t s = 0; s + 1 < batch.sample_offsets.size(); ++s) {
-    for (int32_t t = batch.sample_offsets[s]; t < batch.sample_offsets[s + 1]; ++t)
-      tokens->sample_of_token[static_cast<size_t>(t)] = batch.sample_ids[s];
-  }
-  const uint64_t site = static_cast<uint64_t>(linear.index());
-  const uint64_t key = mix_key(context.seed, {static_cast<uint64_t>(context.step),
-                                              static_cast<uint64_t>(context.layer), site});
-  return autograd::dropout(tape, x, static_cast<float>(p), key, std::move(tokens));
+  return drop_elements(tape, x, p, context, static_cast<uint64_t>(linear.index()));
 }
 
 void add_common_peft_keys(std::vector<std::pair<std::string, io::Json>>& own,

@@ -112,13 +112,13 @@ std::unique_ptr<AdapterOptions> read_adapter_options(const std::string& folder) 
 }
 
 void read_adapter_values(const std::string& folder, Adapter& adapter, models::Model& model) {
-  const fs::path tensors_path = fs::path(folder) / "adapter_model.safetensors";
+  const AdapterFolder names = adapter.folder();
+  const fs::path tensors_path = fs::path(folder) / names.weights_file;
   std::error_code error;
-  if (fs::exists(fs::path(folder) / "adapter_model.bin", error) &&
-      !fs::exists(tensors_path, error)) {
-    throw UnsupportedError(folder +
-                           ": adapter_model.bin is a pickle, which can run code when "
-                           "read. Save it again with PEFT's safe_serialization=True.");
+  if (fs::exists(fs::path(folder) / names.pickle_file, error) && !fs::exists(tensors_path, error)) {
+    throw UnsupportedError(folder + ": " + names.pickle_file +
+                           " is a pickle, which can run code when read. Save it again " +
+                           names.save_again + ".");
   }
   const auto file = io::open_safetensors(tensors_path);
   const std::vector<SavedTensor> saved = adapter.saved_tensors();

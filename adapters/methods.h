@@ -11,6 +11,7 @@ std::unique_ptr<AdapterOptions> read_adalora(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_adaption_prompt(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_bitfit(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_boft(const OptionReader& reader);
+std::unique_ptr<AdapterOptions> read_bottleneck(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_freeze(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_full(const OptionReader& reader);
 std::unique_ptr<AdapterOptions> read_ia3(const OptionReader& reader);

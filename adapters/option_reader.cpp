@@ -66,6 +66,9 @@ class YamlOptions : public OptionReader {
   bool is_text(std::string_view key) const override {
     return section_.section(ours(key)).is_scalar();
   }
+  bool is_mapping(std::string_view key) const override {
+    return section_.section(ours(key)).is_mapping();
+  }
   void error(std::string_view key, const std::string& message) const override {
     section_.error(ours(key), message);
   }
@@ -209,6 +212,10 @@ class PeftOptions : public OptionReader {
   bool is_text(std::string_view key) const override {
     const io::Json* value = find(key);
     return value != nullptr && value->is_string();
+  }
+  bool is_mapping(std::string_view key) const override {
+    const io::Json* value = find(key);
+    return value != nullptr && value->is_object();
   }
   void error(std::string_view key, const std::string& message) const override {
     throw DataError(name_ + ": " + std::string(key) + ": " + message);

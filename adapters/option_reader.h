@@ -45,6 +45,8 @@ class OptionReader {
   virtual Masks masks(std::string_view key) const = 0;
   /// Whether the key holds one text, not a list.
   virtual bool is_text(std::string_view key) const = 0;
+  /// Whether the key holds values by name.
+  virtual bool is_mapping(std::string_view key) const = 0;
 
   /// A problem of a key: collected in a run's section, a DataError in a saved adapter.
   virtual void error(std::string_view key, const std::string& message) const = 0;

@@ -89,6 +89,7 @@ class PrefixTuning : public AdapterBase {
   std::vector<SavedTensor> saved_tensors() const override;
 
   bool mergeable() const override { return false; }
+  std::string why_not_mergeable() const override { return "what it adds depends on the tokens"; }
   void merge_rows(const models::BaseLinear&, int64_t, int64_t, const TensorView&) const override {}
 
   io::Json peft_config(const std::string& base_model) const override {

@@ -23,6 +23,7 @@ class PromptAdapter : public AdapterBase {
   int64_t num_virtual_tokens() const override { return num_virtual_tokens_; }
   std::optional<UnitId> front_unit() const override { return unit_; }
   bool mergeable() const override { return false; }
+  std::string why_not_mergeable() const override { return "it adds tokens"; }
   void merge_rows(const models::BaseLinear&, int64_t, int64_t, const TensorView&) const override {}
 
  protected:

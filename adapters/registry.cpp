@@ -86,6 +86,7 @@ const Registry<AdapterMethod>& adapter_methods() {
                          {"lokr", {&read_lokr, "LOKR", {}}},
                          {"oft", {&read_oft, "OFT", {}}},
                          {"boft", {&read_boft, "BOFT", {}}},
+                         {"bottleneck", {&read_bottleneck, "", {}}},
                          {"prefix_tuning", {&read_prefix_tuning, "PREFIX_TUNING", {}}},
                          {"prompt_tuning", {&read_prompt_tuning, "PROMPT_TUNING", {}}},
                          {"p_tuning", {&read_p_tuning, "P_TUNING", {}}},
@@ -162,8 +163,31 @@ std::unique_ptr<AdapterOptions> adapter_options_from_yaml(const io::YamlNode& se
   return options;
 }
 
+namespace {
+
+// AdapterHub's file: the method's options one level down, its name beside them.
+std::unique_ptr<AdapterOptions> adapter_hub_options(const io::Json& config,
+                                                    const std::string& name) {
+  io::Json options = *config.find("config");
+  const io::Json* architecture = options.find("architecture");
+  if (!options.is_object() || (architecture != nullptr && !architecture->is_null())) {
+    throw UnsupportedError(name +
+                           ": of AdapterHub's methods bottleneck adapters alone are read. Save "
+                           "others with PEFT.");
+  }
+  options.set("adapter_name", io::JsonReader(config, name).string("name"));
+  const auto reader = read_peft_options(options, name);
+  auto read = read_bottleneck(*reader);
+  reader->finish();
+  return read;
+}
+
+}  // namespace
+
 std::unique_ptr<AdapterOptions> adapter_options_from_peft(const io::Json& config,
                                                           const std::string& name) {
+  if (config.find("config") != nullptr && config.find("peft_type") == nullptr)
+    return adapter_hub_options(config, name);
   const std::string peft_type = io::JsonReader(config, name).string("peft_type");
   for (const std::string& method : adapter_methods().names()) {
     if (adapter_methods().at(method).peft_type == peft_type) {

@@ -42,10 +42,13 @@ double DeltaError::relative() const {
 }
 
 MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
-  if (request.adapter != nullptr && !request.adapter->mergeable())
+  if (request.adapter != nullptr && !request.adapter->mergeable()) {
+    const std::string reason = request.adapter->why_not_mergeable();
     throw UnsupportedError("export: an adapter of method '" +
                            std::string(request.adapter->method()) +
-                           "' cannot be merged into weights. Use --to peft.");
+                           "' cannot be merged into weights" +
+                           (reason.empty() ? "" : ": " + reason) + ". Use --to peft.");
+  }
   std::set<std::string> known;
   std::map<std::string, const models::BaseLinear*> biases;
   for (const models::BaseLinear* linear : request.model.linears()) {

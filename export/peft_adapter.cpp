@@ -15,8 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kWeightsFile = "adapter_model.safetensors";
-
 std::string peft_key(const adapters::SavedTensor& tensor) { return tensor.prefix + tensor.name; }
 
 void write_weights(const std::vector<adapters::SavedTensor>& saved, const AdapterValues& values,
@@ -52,11 +50,12 @@ void compare_weights(const std::vector<adapters::SavedTensor>& saved, const Adap
   }
 }
 
-std::string model_card(const std::string& method, const Provenance& provenance) {
+std::string model_card(const AdapterFiles& files, const Provenance& provenance) {
+  const std::string& method = files.method;
   // JSON strings are YAML strings too.
   const auto quoted = [](const std::string& text) { return io::Json(text).dump(); };
   return "---\nbase_model: " + quoted(provenance.base_model) +
-         "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- " +
+         "\nlibrary_name: " + files.folder.library + "\npipeline_tag: text-generation\ntags:\n- " +
          quoted("base_model:adapter:" + provenance.base_model) + "\n- " + method +
          "\n---\n\nAn adapter (" + method + ") trained by shardtune for " +
          std::to_string(provenance.trained_steps) +
@@ -65,7 +64,7 @@ std::string model_card(const std::string& method, const Provenance& provenance) 
 
 AdapterFiles files_of(const adapters::Adapter& adapter, const Provenance& provenance) {
   return {adapter.saved_tensors(), adapter.peft_config(provenance.base_model),
-          std::string(adapter.method())};
+          std::string(adapter.method()), adapter.folder()};
 }
 
 }  // namespace
@@ -79,10 +78,10 @@ void write_adapter_files(const AdapterFiles& files, const AdapterValues& values,
     num_bytes += tensor.shape.numel() * 4 + 256;
   const fs::path& folder = output.partial();
   io::require_free_space(folder, num_bytes, "the adapter");
-  write_weights(saved, values, folder / kWeightsFile);
-  compare_weights(saved, values, folder / kWeightsFile);
+  write_weights(saved, values, folder / files.folder.weights_file);
+  compare_weights(saved, values, folder / files.folder.weights_file);
   io::write_file_durably(folder / "adapter_config.json", files.config.dump(2) + "\n");
-  io::write_file_durably(folder / "README.md", model_card(files.method, provenance));
+  io::write_file_durably(folder / "README.md", model_card(files, provenance));
   io::write_file_durably(folder / kProvenanceFile, to_json(provenance).dump(2) + "\n");
 }
 

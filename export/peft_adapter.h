@@ -1,5 +1,6 @@
 // An adapter as PEFT 0.21.2 loads it: adapter_config.json, adapter_model.safetensors (fp32, keys
-// "base_model.model.<name>"), README.md; and beside them shardtune.json.
+// "base_model.model.<name>"), README.md; and beside them shardtune.json. Bottleneck adapters as
+// AdapterHub's adapters 1.3.0 does.
 #pragma once
 
 #include <filesystem>
@@ -27,6 +28,7 @@ struct AdapterFiles {
   std::vector<adapters::SavedTensor> tensors;
   io::Json config;  // adapter_config.json
   std::string method;
+  adapters::AdapterFolder folder = adapters::kPeftFolder;
 };
 /// Writes the files into output.partial(), reads them back and compares.
 void write_adapter_files(const AdapterFiles& files, const AdapterValues& values,

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "adapters/adapter.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
 #include "io/text.h"
@@ -112,7 +113,9 @@ io::Json inspect_adapter(const fs::path& folder) {
   json.set("config", read_object(folder / "adapter_config.json"));
   if (has_file(folder / "shardtune.json"))
     json.set("trained_on", read_object(folder / "shardtune.json"));
-  json.set("tensors", tensors_json(*io::open_safetensors(folder / "adapter_model.safetensors")));
+  const bool is_hub = has_file(folder / adapters::kAdapterHubFolder.weights_file);
+  const auto& names = is_hub ? adapters::kAdapterHubFolder : adapters::kPeftFolder;
+  json.set("tensors", tensors_json(*io::open_safetensors(folder / names.weights_file)));
   return json;
 }
 

@@ -45,7 +45,9 @@ std::vector<std::string> cases() {
 /// The golden model that a case was made on: what its adapter_config.json calls the base.
 std::string base_of(const std::string& folder) {
   const std::string path = folder + "/adapter_config.json";
-  return io::JsonReader(io::read_json_file(path), path).string("base_model_name_or_path");
+  const io::Json config = io::read_json_file(path);
+  const bool is_peft = config.find("peft_type") != nullptr;
+  return io::JsonReader(config, path).string(is_peft ? "base_model_name_or_path" : "model_name");
 }
 
 models::LoadOptions load_options(const std::string& folder) {

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "adapters/adapter.h"
 #include "core/parallel_for.h"
 #include "io/json.h"
 #include "parallel/thread_communicator.h"
@@ -66,7 +68,13 @@ checkpoint: {output_dir: ")" +
   }
 
   std::string adapter_bytes(const std::string& output) const {
-    return read_text(path(output) / "adapter" / "adapter_model.safetensors");
+    for (const adapters::AdapterFolder& names :
+         {adapters::kPeftFolder, adapters::kAdapterHubFolder}) {
+      const std::string bytes = read_text(path(output) / "adapter" / names.weights_file);
+      if (!bytes.empty())
+        return bytes;
+    }
+    throw std::runtime_error(output + " holds no adapter");
   }
 
   /// Lines of metrics.jsonl so far; 0 before there is one.
