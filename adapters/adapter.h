@@ -121,6 +121,9 @@ class Adapter : public models::Hooks {
   virtual void merge_rows(const models::BaseLinear& linear, int64_t begin, int64_t end,
                           const TensorView& rows) const = 0;
 
+  /// A row of the weight changes by the same value in each group of so many columns.
+  virtual int64_t columns_per_change(const models::BaseLinear& linear) const { return 1; }
+
   /// The same for the linear's bias.
   virtual void merge_bias(const models::BaseLinear& linear, std::span<float> bias) const {}
 

@@ -44,6 +44,10 @@ Source open_source(const std::string& folder) {
   if (io::JsonReader(config, path).string("peft_type") != "LORA")
     throw UnsupportedError(path + ": only adapters of method lora can be combined.");
   source.options = parse_lora(*read_peft_options(config, path));
+  if (source.options.qalora_group_size > 0)
+    throw UnsupportedError(path +
+                           ": an adapter with use_qalora cannot be combined: its A sees groups "
+                           "of inputs. Merge it first.");
   if (source.options.use_dora || !source.options.targets.trained.is_none() ||
       source.options.targets.is_none)
     throw UnsupportedError(

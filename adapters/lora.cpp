@@ -3,9 +3,11 @@
 // ("gaussian"), B at zero, so training starts at the base model. PiSSA and OLoRA start at factors
 // of W itself: PEFT then takes their product out of the base, here the start (A0, B0) is kept
 // beside and its product subtracted, so the base stays as it is in any frozen format, and what is
-// saved is a plain LoRA of rank 2 r. With merge_aware the base holds Q(W + scale * B A) and y is
-// its product alone (merge_aware.h). loraplus_lr_ratio multiplies the learning rate of B. Source Hu
-// et al. 2021, arXiv:2106.09685; Kalajdzievski 2023, rsLoRA, arXiv:2312.03732; Hayou et
+// saved is a plain LoRA of rank 2 r. QA-LoRA: A [r, in / g] sees in / g^2 times the sum of each
+// group of g inputs, so that a weight changes by the same for all columns of a group. With
+// merge_aware the base holds Q(W + scale * B A) and y is its product alone (merge_aware.h).
+// loraplus_lr_ratio multiplies the learning rate of B. Source Hu et al. 2021, arXiv:2106.09685;
+// Kalajdzievski 2023, rsLoRA, arXiv:2312.03732; Hayou et
 //         al. 2024, LoRA+, arXiv:2402.12354; dora.h and lora_init.h name theirs
 #include <algorithm>
 #include <cmath>
@@ -22,6 +24,7 @@
 #include "adapters/methods.h"
 #include "autograd/matrix_ops.h"
 #include "autograd/ops.h"
+#include "kernels/column_groups.h"
 #include "kernels/gemm.h"
 
 namespace shardtune::adapters {
@@ -79,6 +82,9 @@ class Lora : public LinearAdapter {
                      const models::PassContext& context, const Next& next) override;
   void merge_rows(const BaseLinear& linear, int64_t begin, int64_t end,
                   const TensorView& rows) const override;
+  int64_t columns_per_change(const BaseLinear&) const override {
+    return std::max<int64_t>(1, options_.qalora_group_size);
+  }
   double learning_rate_scale(ParameterId id) const override {
     const bool is_b = store().spec(id).name.ends_with(".lora_B.weight");
     return is_b ? options_.loraplus_lr_ratio : 1.0;
@@ -102,6 +108,17 @@ class Lora : public LinearAdapter {
   float scale_of(const BaseLinear& linear) const {
     return static_cast<float>(options_.scale_of(linear.path()));
   }
+  /// Columns of A: inputs, or groups of them.
+  int64_t columns_of(const BaseLinear& linear) const {
+    return linear.in_features() / std::max<int64_t>(1, options_.qalora_group_size);
+  }
+  /// PEFT's: the mean of a group times their number.
+  float group_factor(const BaseLinear& linear) const {
+    return static_cast<float>(static_cast<double>(columns_of(linear)) /
+                              static_cast<double>(options_.qalora_group_size));
+  }
+  void check_groups(const BaseLinear& linear) const;
+  Tensor spread_over_inputs(const BaseLinear& linear, const Tensor& a) const;
   const LoraFactors& start_of(const BaseLinear& linear);
   Variable low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
                     std::optional<DType> result) const;
@@ -119,6 +136,8 @@ class Lora : public LinearAdapter {
 
 void Lora::attach(const BaseLinear& linear) {
   const int64_t rank = options_.rank_of(linear.path());
+  if (options_.qalora_group_size > 0)
+    check_groups(linear);
   if (options_.is_new)
     check_rank("lora_rank", rank, linear);
   if (options_.init == LoraInit::kLoftq)
@@ -128,7 +147,7 @@ void Lora::attach(const BaseLinear& linear) {
   const Reads reads = factors ? Reads::kBase : Reads::kNothing;
   Initializer a = options_.init == LoraInit::kGaussian
                       ? normal_values(1.0f / static_cast<float>(rank))
-                      : kaiming_values(linear.in_features());
+                      : kaiming_values(columns_of(linear));
   Initializer b = constant_values(0.0f);
   if (factors) {
     a = [this, &linear](const CounterRng&, std::span<float> values) {
@@ -142,7 +161,7 @@ void Lora::attach(const BaseLinear& linear) {
     a = [this, &linear](const CounterRng&, std::span<float> values) {
       std::ranges::copy(directions_[static_cast<size_t>(linear.index())], values.begin());
     };
-  declare(linear, ".lora_A.weight", {rank, linear.in_features()}, std::move(a), reads);
+  declare(linear, ".lora_A.weight", {rank, columns_of(linear)}, std::move(a), reads);
   declare(linear, ".lora_B.weight", {linear.out_features(), rank}, std::move(b), reads);
   Derived& derived = derived_[static_cast<size_t>(linear.index())];
   if (options_.is_relative()) {
@@ -161,6 +180,28 @@ void Lora::attach(const BaseLinear& linear) {
   };
   declare(linear, ".lora_magnitude_vector", {linear.out_features()}, magnitude, Reads::kBase);
   derived.norms_squared = Tensor(Shape{linear.out_features()}, DType::kFloat32);
+}
+
+// A block with a minimum of its own takes a change in it that is the same for the whole block.
+void Lora::check_groups(const BaseLinear& linear) const {
+  const int64_t group = options_.qalora_group_size;
+  const int64_t block = linear.weight().columns_per_minimum();
+  const auto refuse = [&](const std::string& expected) {
+    throw ConfigError("adapter.qalora_group_size: expected " + expected + ", found " +
+                      std::to_string(group) + " (" + linear.path() + ").");
+  };
+  if (linear.in_features() % group != 0)
+    refuse("a divisor of " + std::to_string(linear.in_features()) + " inputs");
+  if (block > 0 && group % block != 0 && options_.is_new)
+    refuse("a multiple of " + std::to_string(block) +
+           ", the columns of a block of the file that is kept, so that the merge changes minima of "
+           "blocks alone");
+  const int64_t rank = options_.rank_of(linear.path());
+  if (rank > columns_of(linear) && options_.is_new) {
+    throw ConfigError("adapter.lora_rank: expected at most " + std::to_string(columns_of(linear)) +
+                      ", the groups of " + std::to_string(group) + " inputs of " + linear.path() +
+                      ", found " + std::to_string(rank) + ".");
+  }
 }
 
 void Lora::check_loftq(const BaseLinear& linear) const {
@@ -229,7 +270,11 @@ Variable Lora::low_rank(Tape& tape, const BaseLinear& linear, const Variable& y,
   const bool is_relative = derived.start_A != nullptr;
   const autograd::LowRank update{id_of(linear, kA), id_of(linear, kB), scale,
                                  is_relative ? DType::kFloat32 : result};
-  const Variable sum = autograd::low_rank_update(tape, y, x, update);
+  const Variable seen =
+      options_.qalora_group_size == 0
+          ? x
+          : autograd::sum_column_groups(tape, x, options_.qalora_group_size, group_factor(linear));
+  const Variable sum = autograd::low_rank_update(tape, y, seen, update);
   if (!is_relative)
     return sum;
   const Variable u =
@@ -288,12 +333,21 @@ Tensor Lora::row_norms(const BaseLinear& linear) const {
                            model().compute_dtype());
 }
 
+// The A [r,in] of a plain LoRA with the same change: the same column for each input of a group.
+Tensor Lora::spread_over_inputs(const BaseLinear& linear, const Tensor& a) const {
+  Tensor whole(Shape{a.dim(0), linear.in_features()}, DType::kFloat32);
+  kernels::spread_column_groups(a, group_factor(linear), whole, kernels::Accumulate::kNo);
+  return whole;
+}
+
 void Lora::merge_rows(const BaseLinear& linear, int64_t begin, int64_t end,
                       const TensorView& rows) const {
   if (!wraps(linear))
     return;
   const Derived& derived = derived_of(linear);
-  const Tensor a = stacked(id_of(linear, kA), derived.start_A.get(), false);
+  Tensor a = stacked(id_of(linear, kA), derived.start_A.get(), false);
+  if (options_.qalora_group_size > 0)
+    a = spread_over_inputs(linear, a);
   const Tensor b = stacked(id_of(linear, kB), derived.start_B.get(), true);
   add_product(b.view().rows(begin, end), a, scale_of(linear), rows);
   if (!options_.use_dora)

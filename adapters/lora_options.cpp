@@ -78,6 +78,25 @@ void parse_loftq(const OptionReader& reader, LoraOptions& options) {
     reader.error("loftq_config", "belongs to init_lora_weights: loftq.");
 }
 
+void parse_qalora(const OptionReader& reader, LoraOptions& options) {
+  const int64_t group = reader.integer("qalora_group_size", 16, {1, 1 << 20});
+  const bool is_asked_for = reader.has("qalora_group_size");
+  if (!reader.boolean("use_qalora", false)) {
+    if (is_asked_for && options.is_new)
+      reader.error("qalora_group_size", "has no effect without 'use_qalora: true'.");
+    return;
+  }
+  options.qalora_group_size = group;
+  if (options.use_dora)
+    reader.error("use_qalora",
+                 "expected use_dora: false: rows scaled by DoRA change by no constant "
+                 "of a group. Use one of them.");
+  if (options.init != LoraInit::kKaiming && options.init != LoraInit::kGaussian)
+    reader.error("init_lora_weights",
+                 "expected kaiming or gaussian with use_qalora: other starts "
+                 "are directions of single inputs.");
+}
+
 }  // namespace
 
 namespace {
@@ -114,6 +133,10 @@ void parse_merge_aware(const OptionReader& reader, LoraOptions& options) {
     refuse("init_lora_weights",
            "merge_aware: pissa and olora are saved as a LoRA of twice the rank, whose merged "
            "weights would not have the bits that were trained with.");
+  if (options.qalora_group_size > 0)
+    refuse("use_qalora",
+           "merge_aware: a change of whole groups does not need it, it merges into minima of kept "
+           "blocks.");
   if (options.init == LoraInit::kLoftq)
     refuse("init_lora_weights",
            "merge_aware: nothing that quantisation took is missing from the kept weights, so "
@@ -152,6 +175,7 @@ LoraOptions parse_lora(const OptionReader& reader) {
     options.loraplus_lr_ratio = reader.number("loraplus_lr_ratio", 1.0, {0, 1e6, true});
   parse_init(reader, options);
   parse_loftq(reader, options);
+  parse_qalora(reader, options);
   if (options.init == LoraInit::kOrthogonal && options.lora_rank % 2 != 0)
     reader.error("init_lora_weights", "orthogonal needs an even lora_rank.");
   if (options.is_new)
@@ -202,9 +226,12 @@ std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& op
                {"merge_aware", truth(options.merge_aware.has_value())},
                {"rank_pattern", pattern_json(options.rank_pattern).dump()},
                {"use_dora", truth(options.use_dora)},
+               {"use_qalora", truth(options.qalora_group_size > 0)},
                {"use_rslora", truth(options.use_rslora)}});
   if (options.merge_aware)
     keys.emplace_back("merge_aware_weights", quant::name_of(*options.merge_aware));
+  if (options.qalora_group_size > 0)
+    keys.emplace_back("qalora_group_size", std::to_string(options.qalora_group_size));
   return keys;
 }
 
@@ -229,12 +256,12 @@ io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::str
       {"lora_bias", false},
       {"lora_dropout", options.lora_dropout},
       {"megatron_core", "megatron.core"},
-      {"qalora_group_size", 16},
+      {"qalora_group_size", options.qalora_group_size > 0 ? options.qalora_group_size : 16},
       {"r", options.lora_rank * static_cast<int64_t>(rank_factor)},
       {"rank_pattern", times(options.rank_pattern, rank_factor)},
       {"target_modules", list_json(targets)},
       {"use_dora", options.use_dora},
-      {"use_qalora", false},
+      {"use_qalora", options.qalora_group_size > 0},
       {"use_rslora", options.use_rslora},
       {"ensure_weight_tying", false}};
   for (const char* key : kUnusedLoraKeys)

@@ -25,8 +25,9 @@ struct LoraOptions {
   bool use_rslora = false;
   bool use_dora = false;
   LoraInit init = LoraInit::kKaiming;
-  int64_t pissa_niter = 0;  // subspace iterations; 0: exact
-  int64_t loftq_bits = 0;   // 0: not asked for
+  int64_t qalora_group_size = 0;  // of QA-LoRA: A sees sums of so many inputs; 0: each input
+  int64_t pissa_niter = 0;        // subspace iterations; 0: exact
+  int64_t loftq_bits = 0;         // 0: not asked for
   double loraplus_lr_ratio = 1.0;
   Pattern rank_pattern;
   Pattern alpha_pattern;

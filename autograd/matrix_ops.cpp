@@ -6,6 +6,7 @@
 
 #include "core/dry_run.h"
 #include "core/parallel_for.h"
+#include "kernels/column_groups.h"
 
 namespace shardtune::autograd {
 
@@ -101,6 +102,18 @@ Variable slice_columns(Tape& tape, const Variable& x, int64_t begin, int64_t end
   });
   Variable output = tape.result(std::move(y), {x});
   tape.record(output, [x = x.grad_ref(), begin](Tensor& dy) { give_columns(x.slot(), dy, begin); });
+  return output;
+}
+
+Variable sum_column_groups(Tape& tape, const Variable& x, int64_t group, float scale) {
+  SHARDTUNE_ASSERT(group > 0 && x.dim(1) % group == 0);
+  Tensor y(Shape{x.dim(0), x.dim(1) / group}, x.dtype());
+  kernels::sum_column_groups(x.value(), scale, y);
+  Variable output = tape.result(std::move(y), {x});
+  tape.record(output, [x = x.grad_ref(), scale](Tensor& dy) {
+    const GradSlot slot = x.slot();
+    kernels::spread_column_groups(dy, scale, slot.grad, slot.accumulate);
+  });
   return output;
 }
 

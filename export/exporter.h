@@ -19,7 +19,7 @@ enum class MergeBase { kTrained, kOriginal };
 struct ExportOptions {
   DType dtype = DType::kBFloat16;  // of merged weights: kBFloat16 | kFloat32
   std::string low_bit;             // of linears, if not dtype: nf4 | fp4 | int8
-  std::string gguf_type = "F16";   // of a GGUF file's matrices: F32 | F16 | BF16 | Q8_0
+  std::string gguf_type = "F16";   // of a GGUF file's matrices: F32 | F16 | BF16 | Q8_0 | keep
   MergeBase merge_base = MergeBase::kTrained;
   int64_t max_shard_bytes = 50'000'000'000;  // as transformers 5
 };

@@ -1,6 +1,6 @@
 // --to gguf: a merged model as llama.cpp loads it, one file. Matrices have the type asked for,
 // vectors are F32; matrices whose rows are no whole blocks are F16, as llama.cpp's converter has
-// it.
+// it. --dtype keep: matrices stay in the blocks of the model's file (kept_blocks.h).
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -8,6 +8,7 @@
 #include "data/gguf_tokenizer.h"
 #include "export/exporter.h"
 #include "export/gguf_metadata.h"
+#include "export/kept_blocks.h"
 #include "export/merged_tensors.h"
 #include "export/verify.h"
 #include "io/file.h"
@@ -23,6 +24,9 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFileName = "model.gguf";
 constexpr int64_t kSpaceForMetadata = 64 << 20;
+constexpr int64_t kValuesAtOnce = 1 << 20;
+
+bool keeps_blocks(const ExportOptions& options) { return options.gguf_type == "keep"; }
 
 int64_t encoded_bytes(const io::GgufType& type, int64_t count) {
   return count / type.block_size * type.block_bytes;
@@ -34,13 +38,18 @@ class Writer {
       : request_(request),
         config_(request.source.config()),
         merged_(merged),
-        rope_divisors_(models::gguf_rope_divisors(config_)) {}
+        rope_divisors_(models::gguf_rope_divisors(config_)) {
+    if (keeps_blocks(request.options))
+      check_kept();
+  }
 
   std::string type_of(const MergedTensor& tensor) const {
     const bool is_position =
         models::gguf_tensor_name(config_, tensor.name) == "position_embd.weight";
     if (tensor.shape.size() < 2 || is_position)  // as llama.cpp's converter has it
       return "F32";
+    if (keeps_blocks(request_.options))
+      return is_trained(tensor) ? "F16" : request_.source.stored_type(tensor.source);
     const io::GgufType* type = io::find_gguf_type(request_.options.gguf_type);
     return tensor.row_length() % type->block_size == 0 ? request_.options.gguf_type : "F16";
   }
@@ -59,8 +68,12 @@ class Writer {
       if (name.empty())
         throw UnsupportedError("export --to gguf: " + tensor.name +
                                " has no name in GGUF. See docs/status.md; --to hf keeps it.");
-      list.push_back({name, type_of(tensor), tensor.shape,
-                      [this, &tensor, name](const auto& sink) { stream(tensor, name, sink); }});
+      list.push_back({name, type_of(tensor), tensor.shape, [this, &tensor, name](const auto& sink) {
+                        if (is_kept(tensor))
+                          stream_kept(tensor, name, sink);
+                        else
+                          stream(tensor, name, sink);
+                      }});
     }
     if (!rope_divisors_.empty())
       list.push_back(
@@ -74,6 +87,89 @@ class Writer {
   const DeltaError& delta_error() const { return delta_error_; }
 
  private:
+  static bool is_trained(const MergedTensor& tensor) {
+    return tensor.trained != kNoParameter ||
+           (tensor.table != nullptr && tensor.table->is_trained()) ||
+           (tensor.linear != nullptr && tensor.linear->is_trained());
+  }
+  /// Whether a tensor is written from the file's own blocks.
+  bool is_kept(const MergedTensor& tensor) const {
+    return keeps_blocks(request_.options) && tensor.shape.size() == 2 && !is_trained(tensor) &&
+           type_of(tensor) == request_.source.stored_type(tensor.source);
+  }
+
+  void check_kept() const {
+    if (!request_.source.folder().empty())
+      throw ConfigError("export --dtype keep: expected a GGUF file as --model, found the folder " +
+                        request_.source.path() + ". Use --dtype float16.");
+    const std::string& method = request_.provenance.quantization.method;
+    if (request_.options.merge_base == MergeBase::kTrained && method != "keep" && method != "none")
+      throw ConfigError("export --dtype keep: the adapter was trained on the base in " + method +
+                        ", the file's blocks are another base. Add --merge-base original.");
+    for (const MergedTensor& tensor : merged_.tensors()) {
+      if (!tensor.has_delta)
+        continue;
+      const std::string type = request_.source.stored_type(tensor.source);
+      const int64_t columns = request_.adapter->columns_per_change(*tensor.linear);
+      if (has_minima(type) && columns % io::find_gguf_type(type)->block_size == 0)
+        continue;
+      throw UnsupportedError(
+          "export --dtype keep: " + tensor.name + " is " + type +
+          ", and the adapter changes it by groups of " + std::to_string(columns) +
+          " columns: blocks can take a change that is the same for all their columns, and those of "
+          "Q4_1 and Q5_1 alone (LoRA with use_qalora and a qalora_group_size of whole blocks). Use "
+          "--dtype float16.");
+    }
+  }
+
+  /// The file's bytes, the adapter's change in the minima.
+  void stream_kept(const MergedTensor& tensor, const std::string& name,
+                   const std::function<void(std::span<const std::byte>)>& sink) {
+    const std::string type = type_of(tensor);
+    const io::GgufType& layout = *io::find_gguf_type(type);
+    const bool is_interleaved = models::has_interleaved_rows(config_, tensor.name);
+    const int64_t head_dim = config_.head_dim, length = tensor.row_length();
+    const int64_t row_bytes = encoded_bytes(layout, length);
+    const int64_t step =
+        round_up(std::max<int64_t>(1, kValuesAtOnce / length), is_interleaved ? head_dim : 1);
+    UnitLease lease;
+    if (tensor.has_delta)
+      lease = request_.model.store().acquire(tensor.linear->unit(), Pass::kForward);
+    WrittenTensor& written = written_[name];
+    for (int64_t begin = 0; begin < tensor.num_rows(); begin += step) {
+      const int64_t end = std::min(tensor.num_rows(), begin + step);
+      std::vector<std::byte> stored(static_cast<size_t>((end - begin) * row_bytes));
+      request_.source.read_stored_rows(tensor.source, begin, end, stored.data());
+      if (tensor.has_delta)
+        shift(tensor, begin, end, layout, stored);
+      std::vector<std::byte> bytes(stored.size());
+      for (int64_t row = 0; row < end - begin; ++row) {
+        const int64_t from = is_interleaved ? models::halves_row(row, head_dim) : row;
+        std::copy_n(stored.data() + from * row_bytes, row_bytes, bytes.data() + row * row_bytes);
+      }
+      written.crc = io::crc32c(bytes, written.crc);
+      written.num_bytes += std::ssize(bytes);
+      sink(bytes);
+    }
+    request_.source.drop(tensor.source);
+  }
+
+  void shift(const MergedTensor& tensor, int64_t begin, int64_t end, const io::GgufType& layout,
+             std::span<std::byte> stored) {
+    const Shape shape{end - begin, tensor.row_length()};
+    const Tensor delta = Tensor::zeros(shape, DType::kFloat32);
+    request_.adapter->merge_rows(*tensor.linear, begin, end, delta);
+    const Tensor merged(shape, DType::kFloat32);
+    layout.decode(stored.data(), merged.span<float>());
+    for (int64_t i = 0; i < shape.numel(); ++i)
+      merged.data<float>()[i] += delta.data<float>()[i];
+    add_to_minima(layout.name, delta.span<const float>(), stored);
+    const auto row_bytes = static_cast<size_t>(std::ssize(stored) / (end - begin));
+    for (int64_t row = 0; row < end - begin; ++row)
+      check_row(tensor, {merged, delta}, row, layout,
+                stored.subspan(static_cast<size_t>(row) * row_bytes, row_bytes));
+  }
+
   void stream(const MergedTensor& tensor, const std::string& name,
               const std::function<void(std::span<const std::byte>)>& sink) {
     const std::string type = type_of(tensor);
@@ -140,6 +236,9 @@ class Writer {
 double rounding_of(const std::string& type) {
   if (type == "Q8_0")
     return 2.1 / 127.0 / std::sqrt(12.0);
+  // Minima alone are rounded, to F16; they are about 2.5 deviations of the values of a block.
+  if (type == "keep")
+    return 2.5 * std::ldexp(1.0, -12) / std::sqrt(3.0);
   const int bits = type == "BF16" ? -9 : type == "F16" ? -12 : -18;
   return std::ldexp(1.0, bits) / std::sqrt(3.0);
 }

@@ -44,6 +44,8 @@ adapters::LoraOptions options_of(const ExportRequest& request) {
   adapters::LoraOptions options = adapters::parse_lora(*adapters::read_peft_options(config, name));
   if (options.use_dora)
     refuse("DoRA (use_dora)");
+  if (options.qalora_group_size > 0)
+    refuse("QA-LoRA (use_qalora), whose A sees groups of inputs,");
   return options;
 }
 

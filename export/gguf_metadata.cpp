@@ -42,7 +42,9 @@ std::vector<io::GgufPair> gguf_metadata(const ExportRequest& request, const std:
   std::vector<io::GgufPair> pairs;
   if (request.source.folder().empty()) {
     for (io::GgufPair& pair : io::open_gguf(request.source.path())->pairs()) {
-      if (!is_of_storage(pair.key))
+      const bool stays =
+          type == "keep" && pair.key != "general.alignment" && !pair.key.starts_with("split.");
+      if (stays || !is_of_storage(pair.key))
         pairs.push_back(std::move(pair));
     }
   } else {
@@ -57,6 +59,8 @@ std::vector<io::GgufPair> gguf_metadata(const ExportRequest& request, const std:
     for (io::GgufPair& pair : data::gguf_tokenizer(*request.tokenizer, config.vocab_size))
       pairs.push_back(std::move(pair));
   }
+  if (type == "keep")
+    return pairs;
   pairs.push_back(io::gguf_uint32("general.file_type", file_type(type)));
   if (type == "Q8_0")
     pairs.push_back(io::gguf_uint32("general.quantization_version", 2));

@@ -51,7 +51,8 @@ void add_options(CommandLine& line) {
   line.value(
       "dtype", "D",
       "of merged weights: bfloat16 (default of hf), float32; of hf also nf4, fp4 and int8 as "
-      "bitsandbytes has them; of gguf float16 (its default) and q8_0");
+      "bitsandbytes has them; of gguf float16 (its default), q8_0 and keep (the blocks of the "
+      "model's own file)");
   line.value(
       "data", "FILE",
       "records to measure the loss before and after on, with --dtype nf4, fp4 or int8 and an "
@@ -75,8 +76,9 @@ void add_options(CommandLine& line) {
 /// GGUF's word for --dtype.
 std::string gguf_type(const CommandLine& line) {
   const std::string dtype =
-      line.choice_or("dtype", "float16", {"float16", "bfloat16", "float32", "q8_0"});
+      line.choice_or("dtype", "float16", {"float16", "bfloat16", "float32", "q8_0", "keep"});
   return dtype == "q8_0"       ? "Q8_0"
+         : dtype == "keep"     ? "keep"
          : dtype == "float32"  ? "F32"
          : dtype == "bfloat16" ? "BF16"
                                : "F16";

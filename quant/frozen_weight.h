@@ -37,6 +37,8 @@ class FrozenWeight {
   const std::string& name() const { return name_; }
   UnitId unit() const { return unit_; }
   virtual std::string_view format() const = 0;
+  /// Columns that share a minimum of their own, of kept GGUF blocks that have one; 0: none do.
+  virtual int64_t columns_per_minimum() const { return 0; }
   /// Store ids of the components, in order of declaration.
   virtual std::vector<ParameterId> components() const = 0;
 

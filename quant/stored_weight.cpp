@@ -68,6 +68,9 @@ class StoredWeight final : public QuantizedWeight {
                                  DType::kUInt8, Shape{request.out_features, row_bytes_}})) {}
 
   std::string_view format() const override { return "keep"; }
+  int64_t columns_per_minimum() const override {
+    return type_.name == "Q4_1" || type_.name == "Q5_1" ? type_.block_size : 0;
+  }
   std::vector<ParameterId> components() const override { return {blocks_}; }
 
   void load(const RowSource& rows) override;

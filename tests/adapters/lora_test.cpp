@@ -105,8 +105,12 @@ TEST(Lora, WhatCannotBeDoneIsNamed) {
   EXPECT_NE(attach_error(R"({"r":0,"target_modules":["q_proj"]})").find("r: expected"),
             std::string::npos);
   EXPECT_NE(
-      attach_error(R"({"r":4,"target_modules":["q_proj"],"use_qalora":true})").find("use_qalora"),
+      attach_error(R"({"r":4,"target_modules":["q_proj"],"use_bdlora":true})").find("use_bdlora"),
       std::string::npos);
+  EXPECT_NE(attach_error(R"({"r":4,"target_modules":["q_proj"],"use_qalora":true,
+                             "qalora_group_size":5})")
+                .find("expected a divisor of 32 inputs"),
+            std::string::npos);
   EXPECT_NE(attach_error(R"({"r":4,"target_modules":["q_proj"],"init_lora_weights":"pissa"})")
                 .find("pissa"),
             std::string::npos);

@@ -25,6 +25,13 @@ TEST_F(MatrixOps, ReshapeAndSliceGoBack) {
   });
 }
 
+TEST_F(MatrixOps, SumsOfColumnGroupsGoBackToEveryColumn) {
+  check({{3, 8}}, [](Tape& tape, const auto& x) {
+    return add(tape, sum_column_groups(tape, x[0], 4, 0.5f),
+               sum_column_groups(tape, slice_columns(tape, x[0], 1, 7), 3, -2.0f));
+  });
+}
+
 TEST_F(MatrixOps, GatheredRowsThatRepeatAddTheirGradients) {
   check({{3, 4}}, [](Tape& tape, const auto& x) { return gather_rows(tape, x[0], {2, 0, 2}); });
 }

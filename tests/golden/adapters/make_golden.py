@@ -79,6 +79,13 @@ TRAINED = {
 
 # PEFT knows gpt2's Conv1D modules for these methods alone.
 CONV1D = dict(target_modules=["c_attn", "mlp.c_proj"])
+# PEFT puts QA-LoRA on GPTQ's layers alone; its variant computes the same beside a plain one.
+QALORA_CASES = {
+    "qalora": (peft.LoraConfig, dict(target_modules=SOME, r=2, lora_alpha=4, qalora_group_size=8),
+               0.2, {}),
+    "gpt2_qalora": (peft.LoraConfig, dict(CONV1D, r=3, lora_alpha=4, use_rslora=True,
+                                          qalora_group_size=4), 0.2, {}),
+}
 GPT2_CASES = {
     "gpt2_dora": (peft.LoraConfig, dict(CONV1D, r=2, lora_alpha=4, use_dora=True), 0.2, {}),
     "gpt2_ia3": (peft.IA3Config, dict(CONV1D, feedforward_modules=["mlp.c_proj"]), 0.3,
@@ -134,6 +141,15 @@ def base_of(name):
     if name in TRAINED_CASES:
         return TRAINED_CASES[name][0]
     return "families/gpt2" if name.startswith("gpt2") else "tied_gqa"
+
+
+def turn_into_qalora(model):
+    config = model.peft_config["default"]
+    config.use_qalora = True
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.lora_variant["default"] = peft.tuners.lora.variants.QALoraLinearVariant()
+            module.lora_variant["default"].init(module, "default", config)
 
 
 def load_base(name):
@@ -224,6 +240,8 @@ def write_case(folder, index, name, case):
     torch.manual_seed(300 + index)
     config = kind(task_type="CAUSAL_LM", **options)
     model = peft.get_peft_model(load_base(name), config)
+    if name in QALORA_CASES:
+        turn_into_qalora(model)
     randomize(model, 400 + index, scale, centers)
     save(model, folder, base_of(name))
     if name == "adalora_pruned":
@@ -349,6 +367,7 @@ def main():
         cases = list(enumerate({**CASES, **GPT2_CASES, **LINEAR_CASES, **trained}.items()))
         cases += enumerate(TOKEN_CASES.items(), len(CASES))
         cases += enumerate(ADALORA_CASES.items(), 50)
+        cases += enumerate(QALORA_CASES.items(), 60)
         for index, (name, case) in cases:
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
