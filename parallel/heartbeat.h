@@ -91,8 +91,8 @@ class Heartbeat {
   std::string loss_text_;
   double step_began_ = 0.0;
   int64_t last_step_ = -1;  // finished
-  bool claimed_ = false;  // a caller throws
-  bool ending_ = false;   // some rank ends the job and says why
+  bool claimed_ = false;    // a caller throws
+  bool ending_ = false;     // some rank ends the job and says why
   bool stop_ = false;
   std::string ending_text_;
 
