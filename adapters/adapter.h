@@ -15,6 +15,7 @@
 #include "adapters/option_reader.h"
 #include "core/registry.h"
 #include "io/json.h"
+#include "io/safetensors.h"
 #include "io/yaml_node.h"
 #include "models/hooks.h"
 #include "models/model.h"
@@ -126,6 +127,18 @@ class Adapter : public models::Hooks {
 
   /// The same for the linear's bias.
   virtual void merge_bias(const models::BaseLinear& linear, std::span<float> bias) const {}
+
+  /// Tables of the vocabulary that an adapter may change as it changes linears.
+  enum class Table { kEmbedding, kHead };
+  virtual bool changes(Table table) const { return false; }
+  /// As merge_rows, for a table that it changes; leases what it reads.
+  virtual void merge_table_rows(Table table, int64_t begin, int64_t end,
+                                const TensorView& rows) const {}
+  /// Whether a tensor that PEFT writes beside the adapter's is a copy of one of the base; no tensor
+  /// of its own. Warns where the values differ. Collective. DataError: of another shape
+  virtual bool is_copy_of_base(const io::TensorInfo& tensor, const io::TensorSource& file) const {
+    return false;
+  }
 
   /// Which task samples without one of their own are of, where the method has tasks.
   virtual void select_task(int64_t task) {}

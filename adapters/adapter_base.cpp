@@ -37,7 +37,8 @@ void AdapterBase::initialize(const InitContext& context) {
     if (initials_[i].reads == Reads::kBase)
       lease = store().acquire(store().spec(tensors_[i].id).unit, Pass::kForward);
     publish(tensors_[i].id, [&](std::span<float> values) {
-      initials_[i].fill(CounterRng(mix_key(context.seed, tensors_[i].name)), values);
+      initials_[i].fill(CounterRng(mix_key(context.seed, store().spec(tensors_[i].id).name)),
+                        values);
     });
   }
   finish_loading();
@@ -47,8 +48,10 @@ ParameterId AdapterBase::declare(Declaration declaration) {
   const ParameterId id =
       store().declare({declaration.name, declaration.unit, ParameterKind::kTrainable,
                        DType::kFloat32, declaration.shape});
-  tensors_.push_back(
-      {id, std::move(declaration.name), declaration.shape, nullptr, std::move(declaration.prefix)});
+  const bool is_part = declaration.in_file.has_value();
+  tensors_.push_back({id, std::move(is_part ? declaration.file_name : declaration.name),
+                      declaration.shape, nullptr, std::move(declaration.prefix),
+                      std::move(declaration.in_file)});
   initials_.push_back({std::move(declaration.initializer), declaration.reads});
   return id;
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -44,6 +45,9 @@ class AdapterBase : public Adapter {
     Initializer initializer;
     Reads reads = Reads::kNothing;
     std::string prefix = kModulePrefix;
+    /// Of a part of a tensor, which the store holds under a name of its own.
+    std::optional<AdapterTensor::InFile> in_file = {};
+    std::string file_name = {};
   };
   ParameterId declare(Declaration declaration);
   /// Adds a tensor that is saved as it is, under prefix + name.

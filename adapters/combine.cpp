@@ -59,6 +59,9 @@ Source open_source(const std::string& folder) {
     if (!tensor.name.starts_with(kModulePrefix))
       throw UnsupportedError(folder + ": " + tensor.name + ": expected a key that begins with " +
                              kModulePrefix + ".");
+    if (tensor.name.starts_with(std::string(kModulePrefix) + "lm_head."))
+      throw UnsupportedError(folder + ": " + tensor.name +
+                             ": changes of the head cannot be combined. Merge it first.");
     if (tensor.name.ends_with(kSuffixA))
       source.paths.push_back(tensor.name.substr(0, tensor.name.size() - kSuffixA.size()));
     else if (!tensor.name.ends_with(kSuffixB))

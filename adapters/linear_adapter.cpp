@@ -63,10 +63,10 @@ bool LinearAdapter::wraps_conv1d() const {
   });
 }
 
-autograd::Variable LinearAdapter::drop(autograd::Tape& tape, const BaseLinear& linear,
+autograd::Variable LinearAdapter::drop(autograd::Tape& tape, uint64_t site,
                                        const autograd::Variable& x,
                                        const models::PassContext& context, double p) const {
-  return drop_elements(tape, x, p, context, static_cast<uint64_t>(linear.index()));
+  return drop_elements(tape, x, p, context, site);
 }
 
 void add_common_peft_keys(std::vector<std::pair<std::string, io::Json>>& own,

@@ -43,7 +43,12 @@ class LinearAdapter : public AdapterBase {
   /// x with dropped elements in training when p > 0, else x itself.
   autograd::Variable drop(autograd::Tape& tape, const models::BaseLinear& linear,
                           const autograd::Variable& x, const models::PassContext& context,
-                          double p) const;
+                          double p) const {
+    return drop(tape, static_cast<uint64_t>(linear.index()), x, context, p);
+  }
+  /// The same at a place that is no linear; `site` is above every index of one.
+  autograd::Variable drop(autograd::Tape& tape, uint64_t site, const autograd::Variable& x,
+                          const models::PassContext& context, double p) const;
 
  private:
   std::vector<std::vector<ParameterId>> slots_;  // by BaseLinear::index()

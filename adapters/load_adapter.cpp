@@ -37,7 +37,7 @@ void check_tensors(const Adapter& adapter, const std::vector<SavedTensor>& saved
     }
   }
   for (const io::TensorInfo& tensor : file.tensors()) {
-    if (!known.contains(tensor.name)) {
+    if (!known.contains(tensor.name) && !adapter.is_copy_of_base(tensor, file)) {
       throw DataError(where + ": " + tensor.name +
                       " has no place in this model with this configuration. The adapter is of "
                       "another model, or uses an option that is not supported yet.");

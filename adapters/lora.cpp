@@ -18,8 +18,10 @@
 #include "adapters/dora.h"
 #include "adapters/eva.h"
 #include "adapters/linear_adapter.h"
+#include "adapters/lora_checks.h"
 #include "adapters/lora_init.h"
 #include "adapters/lora_options.h"
+#include "adapters/lora_tables.h"
 #include "adapters/merge_aware.h"
 #include "adapters/methods.h"
 #include "autograd/matrix_ops.h"
@@ -35,6 +37,7 @@ using autograd::Tape;
 using autograd::Variable;
 using kernels::Transpose;
 using models::BaseLinear;
+using models::VocabularyTable;
 
 enum Slot : size_t { kA, kB, kMagnitude };
 
@@ -51,11 +54,13 @@ class Lora : public LinearAdapter {
       : LinearAdapter(model), options_(options), derived_(model.linears().size()) {
     if (options.merge_aware)
       requantised_.emplace(model, *options.merge_aware);
-    for (BaseLinear* linear : match_target_modules(options.targets, model)) {
+    for (BaseLinear* linear : match_target_modules(options.targets, model, Tables::kChanged)) {
       attach(*linear);
       if (requantised_)
         requantised_->add(*linear, {id_of(*linear, kA), id_of(*linear, kB), scale_of(*linear)});
     }
+    tables_.paths = match_target_tables(options.targets, model);
+    attach_tables();
   }
 
   std::string_view method() const override { return "lora"; }
@@ -85,13 +90,42 @@ class Lora : public LinearAdapter {
   int64_t columns_per_change(const BaseLinear&) const override {
     return std::max<int64_t>(1, options_.qalora_group_size);
   }
+  std::optional<UnitId> front_unit() const override {
+    return tables_.paths.embedding.empty() ? std::nullopt : std::optional(tables_.front_unit);
+  }
+  Variable after_embedding(Tape& tape, const Variable& x,
+                           const models::PassContext& context) override {
+    return changes(Table::kEmbedding) ? update_embedding(tape, x, context.batch->ids, tables_) : x;
+  }
+  Variable before_head(Tape& tape, const Variable& hidden,
+                       const models::PassContext& context) override;
+  bool changes(Table table) const override {
+    return !(table == Table::kEmbedding ? tables_.paths.embedding : tables_.paths.head).empty();
+  }
+  void merge_table_rows(Table table, int64_t begin, int64_t end,
+                        const TensorView& rows) const override {
+    if (table == Table::kEmbedding)
+      merge_embedding_rows(tables_, model(), begin, end, rows);
+    else
+      merge_head_rows(tables_, model(), begin, end, rows);
+  }
+  bool is_copy_of_base(const io::TensorInfo& tensor, const io::TensorSource& file) const override {
+    return is_copy_of_table(tables_, model(), tensor, file);
+  }
   double learning_rate_scale(ParameterId id) const override {
-    const bool is_b = store().spec(id).name.ends_with(".lora_B.weight");
+    // Parts of the head's have a number behind it.
+    const bool is_b = store().spec(id).name.find(".lora_B.weight") != std::string::npos;
     return is_b ? options_.loraplus_lr_ratio : 1.0;
   }
   std::vector<SavedTensor> saved_tensors() const override;
   io::Json peft_config(const std::string& base_model) const override {
-    io::Json config = lora_peft_config(options_, wrapped_targets(), base_model);
+    std::vector<std::string> targets = wrapped_targets();
+    for (const std::string& path : {tables_.paths.embedding, tables_.paths.head}) {
+      if (!path.empty())
+        targets.push_back(path.substr(path.rfind('.') + 1));
+    }
+    std::ranges::sort(targets);
+    io::Json config = lora_peft_config(options_, targets, base_model);
     config.set("fan_in_fan_out", wraps_conv1d());
     if (options_.targets.is_none)
       config.set("target_modules", kNoTargets);
@@ -100,7 +134,9 @@ class Lora : public LinearAdapter {
 
  private:
   void attach(const BaseLinear& linear);
-  void check_loftq(const BaseLinear& linear) const;
+  void attach_tables();
+  void attach_embedding();
+  void attach_head();
   void see_inputs(const InitContext& context);
   const Derived& derived_of(const BaseLinear& linear) const {
     return derived_[static_cast<size_t>(linear.index())];
@@ -110,14 +146,13 @@ class Lora : public LinearAdapter {
   }
   /// Columns of A: inputs, or groups of them.
   int64_t columns_of(const BaseLinear& linear) const {
-    return linear.in_features() / std::max<int64_t>(1, options_.qalora_group_size);
+    return options_.columns_of(linear.in_features());
   }
   /// PEFT's: the mean of a group times their number.
   float group_factor(const BaseLinear& linear) const {
     return static_cast<float>(static_cast<double>(columns_of(linear)) /
                               static_cast<double>(options_.qalora_group_size));
   }
-  void check_groups(const BaseLinear& linear) const;
   Tensor spread_over_inputs(const BaseLinear& linear, const Tensor& a) const;
   const LoraFactors& start_of(const BaseLinear& linear);
   Variable low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
@@ -126,6 +161,7 @@ class Lora : public LinearAdapter {
   Tensor stacked(ParameterId id, const Tensor* start, bool by_columns) const;
 
   LoraOptions options_;
+  LoraTables tables_;
   std::vector<Derived> derived_;                // by BaseLinear::index()
   std::vector<std::vector<float>> directions_;  // of EVA, by BaseLinear::index(), at the start
   uint64_t seed_ = 0;
@@ -137,11 +173,11 @@ class Lora : public LinearAdapter {
 void Lora::attach(const BaseLinear& linear) {
   const int64_t rank = options_.rank_of(linear.path());
   if (options_.qalora_group_size > 0)
-    check_groups(linear);
+    check_groups(options_, linear);
   if (options_.is_new)
     check_rank("lora_rank", rank, linear);
   if (options_.init == LoraInit::kLoftq)
-    check_loftq(linear);
+    check_loftq(options_, linear);
   const bool factors = options_.is_relative() || options_.init == LoraInit::kOrthogonal ||
                        options_.init == LoraInit::kLoftq;
   const Reads reads = factors ? Reads::kBase : Reads::kNothing;
@@ -182,39 +218,64 @@ void Lora::attach(const BaseLinear& linear) {
   derived.norms_squared = Tensor(Shape{linear.out_features()}, DType::kFloat32);
 }
 
-// A block with a minimum of its own takes a change in it that is the same for the whole block.
-void Lora::check_groups(const BaseLinear& linear) const {
-  const int64_t group = options_.qalora_group_size;
-  const int64_t block = linear.weight().columns_per_minimum();
-  const auto refuse = [&](const std::string& expected) {
-    throw ConfigError("adapter.qalora_group_size: expected " + expected + ", found " +
-                      std::to_string(group) + " (" + linear.path() + ").");
-  };
-  if (linear.in_features() % group != 0)
-    refuse("a divisor of " + std::to_string(linear.in_features()) + " inputs");
-  if (block > 0 && group % block != 0 && options_.is_new)
-    refuse("a multiple of " + std::to_string(block) +
-           ", the columns of a block of the file that is kept, so that the merge changes minima of "
-           "blocks alone");
-  const int64_t rank = options_.rank_of(linear.path());
-  if (rank > columns_of(linear) && options_.is_new) {
-    throw ConfigError("adapter.lora_rank: expected at most " + std::to_string(columns_of(linear)) +
-                      ", the groups of " + std::to_string(group) + " inputs of " + linear.path() +
-                      ", found " + std::to_string(rank) + ".");
-  }
+void Lora::attach_tables() {
+  if (!tables_.paths.any())
+    return;
+  check_tables(options_, tables_.paths, model().head());
+  if (changes(Table::kEmbedding))
+    attach_embedding();
+  if (changes(Table::kHead))
+    attach_head();
 }
 
-void Lora::check_loftq(const BaseLinear& linear) const {
-  const std::string format(linear.weight().format());
-  const int64_t bits = format == "int8" ? 8 : format == "nf4" || format == "fp4" ? 4 : 0;
-  if (bits == 0)
-    throw ConfigError("adapter.init_lora_weights: loftq gives back what quantisation takes, but " +
-                      linear.path() + " is kept as it is (quantization.method " + format +
-                      "). Use kaiming, or quantization.method nf4, fp4 or int8.");
-  if (options_.loftq_bits > 0 && options_.loftq_bits != bits)
-    throw ConfigError("adapter.loftq_config: loftq_bits: expected " + std::to_string(bits) +
-                      " (quantization.method " + format + "), found " +
-                      std::to_string(options_.loftq_bits) + ".");
+// PEFT starts A at zero here, and B at N(0, 1).
+void Lora::attach_embedding() {
+  const std::string& path = tables_.paths.embedding;
+  const VocabularyTable& table = *model().tables().front();
+  const int64_t rank = options_.rank_of(path);
+  tables_.front_unit = model().add_front_unit(path + ".lora_embedding");
+  tables_.embedding_scale = static_cast<float>(options_.scale_of(path));
+  const auto add = [&](const char* suffix, Shape shape, Initializer initializer) {
+    return AdapterBase::declare({tables_.front_unit, path + suffix, shape, std::move(initializer)});
+  };
+  tables_.embedding_A = add(".lora_embedding_A", {rank, table.vocab_size()}, constant_values(0.0f));
+  tables_.embedding_B = add(".lora_embedding_B", {table.hidden_size(), rank}, normal_values(1.0f));
+}
+
+void Lora::attach_head() {
+  const std::string& path = tables_.paths.head;
+  const VocabularyTable& table = model().head();
+  const int64_t rank = options_.rank_of(path);
+  tables_.head_scale = static_cast<float>(options_.scale_of(path));
+  Initializer a = options_.init == LoraInit::kGaussian
+                      ? normal_values(1.0f / static_cast<float>(rank))
+                      : kaiming_values(table.hidden_size());
+  tables_.head_A = AdapterBase::declare({model().final_unit(), path + ".lora_A.weight",
+                                         Shape{rank, table.hidden_size()}, std::move(a)});
+  const std::string name = path + ".lora_B.weight";
+  for (int64_t c = 0; c < table.num_chunks(); ++c) {
+    Declaration part;
+    part.unit = table.chunk(c).unit();
+    part.name = name + ".chunk" + std::to_string(c);
+    part.shape = Shape{table.chunk(c).out_features(), rank};
+    part.initializer = constant_values(0.0f);
+    part.file_name = name;
+    part.in_file.emplace();
+    part.in_file->shape = Shape{table.vocab_size(), rank};
+    part.in_file->first_row = table.chunk_begin(c);
+    tables_.head_B.push_back(AdapterBase::declare(std::move(part)));
+  }
+  model().add_head_columns(tables_.head_B);
+}
+
+Variable Lora::before_head(Tape& tape, const Variable& hidden, const models::PassContext& context) {
+  if (!changes(Table::kHead))
+    return hidden;
+  const auto site = static_cast<uint64_t>(std::ssize(model().linears()));  // behind all linears
+  const Variable u =
+      autograd::matmul(tape, drop(tape, site, hidden, context, options_.lora_dropout),
+                       tape.parameter(tables_.head_A), Transpose::kYes);
+  return autograd::append_columns(tape, hidden, autograd::scaled(tape, u, tables_.head_scale));
 }
 
 void Lora::see_inputs(const InitContext& context) {

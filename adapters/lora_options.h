@@ -37,6 +37,10 @@ struct LoraOptions {
 
   int64_t rank_of(const std::string& path) const;
   double scale_of(const std::string& path) const;
+  /// Columns of A: inputs, or groups of them.
+  int64_t columns_of(int64_t inputs) const {
+    return qalora_group_size > 0 ? inputs / qalora_group_size : inputs;
+  }
   /// Whether what is learnt is the difference to the start, not the product of A and B.
   bool is_relative() const { return init == LoraInit::kPissa || init == LoraInit::kOlora; }
 };

@@ -20,8 +20,7 @@ bool matches_name(const std::string& path, const std::string& name) {
                     known_names_hint(name, candidates));
 }
 
-// Rows of an embedding are fetched one by one, and the head runs in chunks of the vocabulary: no
-// low-rank update goes through either.
+// Methods beside LoRA have no form for a table: PEFT has none on embeddings either.
 void refuse_table(const std::string& name, const models::Model& model) {
   std::vector<std::string> tables = {"lm_head.weight"};  // of a tied model, too
   for (const models::VocabularyTable* table : model.tables())
@@ -29,10 +28,10 @@ void refuse_table(const std::string& name, const models::Model& model) {
   for (const std::string& table : tables) {
     if (matches_name(table.substr(0, table.rfind('.')), name))
       throw UnsupportedError("adapter.target_modules: '" + name +
-                             "' is a table of the vocabulary or of positions; changes of low rank "
-                             "are there for linears of layers alone, see docs/status.md. "
-                             "modules_to_save: [" +
-                             name + "] trains a full copy of it.");
+                             "' is a table of the vocabulary or of positions. Those of the "
+                             "vocabulary (embedding and head) are changed by method lora alone, "
+                             "positions by none; modules_to_save: [" +
+                             name + "] trains a full copy.");
   }
 }
 
@@ -83,6 +82,7 @@ bool is_named(const TargetModules& targets, const std::string& path) {
 }
 
 constexpr std::string_view kBiasSuffix = ".bias";
+constexpr const char* kHeadPath = "lm_head";
 
 bool is_target(const TargetModules& targets, const std::string& path) {
   return is_named(targets, path) && is_in_layers(targets, path) && !is_excluded(targets, path);
@@ -90,19 +90,21 @@ bool is_target(const TargetModules& targets, const std::string& path) {
 
 // What exclude_modules and layers_to_transform leave.
 std::vector<models::BaseLinear*> without_excluded(const TargetModules& targets,
-                                                  const std::vector<models::BaseLinear*>& matched) {
+                                                  const std::vector<models::BaseLinear*>& matched,
+                                                  const TargetTables& tables) {
   std::vector<models::BaseLinear*> kept;
   std::ranges::copy_if(matched, std::back_inserter(kept), [&](const models::BaseLinear* linear) {
     return is_in_layers(targets, linear->path()) && !is_excluded(targets, linear->path());
   });
-  if (kept.empty())
+  if (kept.empty() && !tables.any())
     throw ConfigError(
         "adapter: exclude_modules and layers_to_transform leave none of the linears that "
         "target_modules names. Remove one of them.");
   return kept;
 }
 
-std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, models::Model& model);
+std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, models::Model& model,
+                                               const TargetTables& tables);
 
 }  // namespace
 
@@ -168,12 +170,33 @@ models::TrainedBase trained_base_of(const TargetModules& targets) {
   return base;
 }
 
+TargetTables match_target_tables(const TargetModules& targets, const models::Model& model) {
+  TargetTables tables;
+  if (targets.is_none || is_all_linear(targets))
+    return tables;
+  const std::string& name = model.tables().front()->name();
+  const std::string embedding = name.substr(0, name.rfind('.'));
+  if (is_target(targets, embedding))
+    tables.embedding = embedding;
+  if (is_target(targets, kHeadPath))
+    tables.head = kHeadPath;
+  for (const std::string& path : {tables.embedding, tables.head}) {
+    if (!path.empty() && is_in_modules(targets.trained.modules_to_save, path + ".weight"))
+      throw ConfigError("adapter.modules_to_save: " + path +
+                        " is trained whole and is among target_modules as well. Leave it out of "
+                        "one of them.");
+  }
+  return tables;
+}
+
 std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
-                                                      models::Model& model) {
+                                                      models::Model& model, Tables tables) {
   check_modules(targets.trained.modules_to_save, model);
   if (targets.is_none)
     return {};
-  const auto matched = without_excluded(targets, match_targets(targets, model));
+  const TargetTables changed =
+      tables == Tables::kChanged ? match_target_tables(targets, model) : TargetTables();
+  const auto matched = without_excluded(targets, match_targets(targets, model, changed), changed);
   for (const models::BaseLinear* linear : matched) {
     if (linear->is_trained())
       throw ConfigError("adapter.modules_to_save: " + linear->path() +
@@ -185,7 +208,8 @@ std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targe
 
 namespace {
 
-std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, models::Model& model) {
+std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, models::Model& model,
+                                               const TargetTables& tables) {
   const std::vector<models::BaseLinear*> linears = model.linears();
   std::set<std::string> leaves;
   for (const models::BaseLinear* linear : linears)
@@ -198,12 +222,14 @@ std::vector<models::BaseLinear*> match_targets(const TargetModules& targets, mod
     const io::Pattern pattern(targets.names.at(0), "adapter.target_modules");
     std::copy_if(linears.begin(), linears.end(), std::back_inserter(matched),
                  [&](models::BaseLinear* linear) { return pattern.matches_all(linear->path()); });
-    if (matched.empty())
+    if (matched.empty() && !tables.any())
       nothing_matches(targets.names[0], leaves);
     return matched;
   }
   for (const std::string& name : targets.names) {
-    if (std::none_of(linears.begin(), linears.end(), [&](const models::BaseLinear* linear) {
+    const bool is_table = (!tables.embedding.empty() && matches_name(tables.embedding, name)) ||
+                          (!tables.head.empty() && matches_name(tables.head, name));
+    if (!is_table && std::none_of(linears.begin(), linears.end(), [&](const auto* linear) {
           return matches_name(linear->path(), name);
         })) {
       refuse_table(name, model);

@@ -41,11 +41,25 @@ std::vector<std::pair<std::string, std::string>> target_keys(const TargetModules
 /// What targets.trained asks of the base.
 models::TrainedBase trained_base_of(const TargetModules& targets);
 
+/// Tables of the vocabulary that target_modules names by their modules' paths ("lm_head" is the
+/// head's, tied or not); all-linear names none.
+struct TargetTables {
+  std::string embedding;  // path, empty: not named
+  std::string head;
+  bool any() const { return !embedding.empty() || !head.empty(); }
+};
+/// ConfigError: a table that modules_to_save trains whole
+TargetTables match_target_tables(const TargetModules& targets, const models::Model& model);
+
+/// Whether a method changes tables too; one that does not refuses their names.
+enum class Tables { kRefused, kChanged };
+
 /// The model's linears that match, in model order.
 /// Errors  ConfigError: a name or pattern that matches nothing (lists the candidates), nothing
 ///         left, a linear that modules_to_save trains whole
 std::vector<models::BaseLinear*> match_target_modules(const TargetModules& targets,
-                                                      models::Model& model);
+                                                      models::Model& model,
+                                                      Tables tables = Tables::kRefused);
 
 /// Leaf names when they say the same as the whole paths, else the paths.
 std::vector<std::string> compact_targets(const std::vector<std::string>& paths,

@@ -117,6 +117,53 @@ Variable sum_column_groups(Tape& tape, const Variable& x, int64_t group, float s
   return output;
 }
 
+namespace {
+
+/// Columns from `begin` on of x, as many as `part` has.
+void take_columns(const TensorView& x, int64_t begin, const TensorView& part) {
+  const int64_t element = size_of(x.dtype());
+  parallel_for(x.dim(0), 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      std::memcpy(part.rows(i, i + 1).raw(),
+                  static_cast<const std::byte*>(x.raw()) + (i * x.dim(1) + begin) * element,
+                  static_cast<size_t>(part.dim(1) * element));
+    }
+  });
+}
+
+void put_columns(const TensorView& part, int64_t begin, const TensorView& x) {
+  const int64_t element = size_of(x.dtype());
+  parallel_for(x.dim(0), 64, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      std::memcpy(static_cast<std::byte*>(x.raw()) + (i * x.dim(1) + begin) * element,
+                  part.rows(i, i + 1).raw(), static_cast<size_t>(part.dim(1) * element));
+    }
+  });
+}
+
+}  // namespace
+
+Variable append_columns(Tape& tape, const Variable& x, const Variable& y) {
+  SHARDTUNE_ASSERT(x.dim(0) == y.dim(0) && x.dtype() == y.dtype());
+  Tensor both(Shape{x.dim(0), x.dim(1) + y.dim(1)}, x.dtype());
+  put_columns(x.value(), 0, both);
+  put_columns(y.value(), x.dim(1), both);
+  Variable output = tape.result(std::move(both), {x, y});
+  tape.record(output, [x = x.grad_ref(), y = y.grad_ref(), left = x.dim(1),
+                       right = y.dim(1)](Tensor& dboth) {
+    const auto give = [&](const GradRef& to, int64_t begin, int64_t width) {
+      if (!to.wanted())
+        return;
+      Tensor part(Shape{dboth.dim(0), width}, dboth.dtype());
+      take_columns(dboth, begin, part);
+      to.give(std::move(part));
+    };
+    give(x, 0, left);
+    give(y, left, right);
+  });
+  return output;
+}
+
 Variable gather_rows(Tape& tape, const Variable& x, std::vector<int32_t> rows) {
   Tensor y(Shape{std::ssize(rows), x.dim(1)}, x.dtype());
   if (DryRun::current() == nullptr) {

@@ -26,6 +26,9 @@ Variable slice_columns(Tape& tape, const Variable& x, int64_t begin, int64_t end
 /// [M, N / group]: scale * the sum of each group of neighbouring columns of x [M,N], in x's dtype.
 Variable sum_column_groups(Tape& tape, const Variable& x, int64_t group, float scale);
 
+/// [x, y]: the columns of y [M,K] behind those of x [M,N], of one dtype.
+Variable append_columns(Tape& tape, const Variable& x, const Variable& y);
+
 /// Rows of the given indices, in their order: [rows.size(), N] of x [M,N]. An index may repeat; its
 /// gradients are added in order.
 Variable gather_rows(Tape& tape, const Variable& x, std::vector<int32_t> rows);

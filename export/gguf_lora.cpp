@@ -42,6 +42,9 @@ adapters::LoraOptions options_of(const ExportRequest& request) {
   const io::Json config = request.adapter->peft_config(request.provenance.base_model);
   const std::string name = "adapter_config.json";
   adapters::LoraOptions options = adapters::parse_lora(*adapters::read_peft_options(config, name));
+  if (request.adapter->changes(adapters::Adapter::Table::kEmbedding) ||
+      request.adapter->changes(adapters::Adapter::Table::kHead))
+    refuse("a change of the embedding or the head");
   if (options.use_dora)
     refuse("DoRA (use_dora)");
   if (options.qalora_group_size > 0)

@@ -63,6 +63,8 @@ MergedTensors::MergedTensors(const ExportRequest& request) : request_(request) {
     known.insert(table->name());
     add(*table);
   }
+  if (splits_tied_head(request))
+    add_tied_head();
   ParameterStore& store = request.model.store();
   for (int32_t i = 0; i < store.num_parameters(); ++i) {
     const ParameterSpec& spec = store.spec(ParameterId{i});
@@ -101,6 +103,32 @@ void MergedTensors::add(const models::VocabularyTable& table) {
   tensor.source = is_split_head ? tables.front()->name() : table.name();
   tensor.shape = {table.vocab_size(), table.hidden_size()};
   tensor.table = &table;
+  if (&table == tables.front())
+    take_change(Table::kEmbedding, tensor);
+  else if (&table == &request_.model.head())
+    take_change(Table::kHead, tensor);
+}
+
+// Embedding and head are one table here, and two in what is written.
+void MergedTensors::add_tied_head() {
+  const models::VocabularyTable& table = request_.model.head();
+  MergedTensor& tensor = tensors_.emplace_back();
+  tensor.name = "lm_head.weight";
+  tensor.source = table.name();
+  tensor.shape = {table.vocab_size(), table.hidden_size()};
+  tensor.table = &table;
+  take_change(Table::kHead, tensor);
+}
+
+void MergedTensors::take_change(Table table, MergedTensor& tensor) const {
+  tensor.changed_table = table;
+  tensor.has_delta = request_.adapter != nullptr && request_.adapter->changes(table);
+}
+
+bool splits_tied_head(const ExportRequest& request) {
+  return request.adapter != nullptr && &request.model.head() == request.model.tables().front() &&
+         (request.adapter->changes(adapters::Adapter::Table::kEmbedding) ||
+          request.adapter->changes(adapters::Adapter::Table::kHead));
 }
 
 void MergedTensors::read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
@@ -130,7 +158,10 @@ void MergedTensors::merge(const MergedTensor& tensor, int64_t begin, int64_t end
   const auto merged = rows.span<float>();
   const auto before = delta.span<float>();
   std::ranges::copy(merged, before.begin());
-  request_.adapter->merge_rows(*tensor.linear, begin, end, rows);
+  if (tensor.linear != nullptr)
+    request_.adapter->merge_rows(*tensor.linear, begin, end, rows);
+  else
+    request_.adapter->merge_table_rows(tensor.changed_table, begin, end, rows);
   for (size_t i = 0; i < merged.size(); ++i)
     before[i] = merged[i] - before[i];
 }

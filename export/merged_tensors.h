@@ -20,6 +20,7 @@ struct MergedTensor {
   ParameterId trained = kNoParameter;  // a norm or bias that holds what was trained
   std::string source;                  // the base's name of it
   bool has_delta = false;              // not where the base holds the change already (merge-aware)
+  adapters::Adapter::Table changed_table{};  // of a table with a delta
 
   int64_t num_rows() const { return shape.empty() ? 1 : shape[0]; }
   int64_t row_length() const { return shape.size() < 2 ? 1 : shape[1]; }
@@ -50,6 +51,9 @@ struct DeltaError {
   double relative() const;
 };
 
+/// Whether embedding and head are one table in the model, and two when the adapter is merged.
+bool splits_tied_head(const ExportRequest& request);
+
 class MergedTensors {
  public:
   /// UnsupportedError: an adapter that cannot be merged into weights.
@@ -71,6 +75,9 @@ class MergedTensors {
  private:
   void add(std::string name, const models::BaseLinear* linear);
   void add(const models::VocabularyTable& table);
+  using Table = adapters::Adapter::Table;
+  void add_tied_head();
+  void take_change(Table table, MergedTensor& tensor) const;
   void read_base(const MergedTensor& tensor, int64_t begin, int64_t end,
                  const TensorView& out) const;
   /// Merges base rows in place; `delta` is what that changed.

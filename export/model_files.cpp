@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/log.h"
+#include "export/merged_tensors.h"
 #include "io/file.h"
 
 namespace shardtune::exporting {
@@ -34,7 +35,8 @@ io::Json config_json(const ExportRequest& request) {
   models::ModelConfig exported = request.source.config();
   // Tied in the base, but one of the two was trained.
   const bool is_split =
-      exported.tie_word_embeddings && &request.model.head() != request.model.tables().front();
+      exported.tie_word_embeddings &&
+      (&request.model.head() != request.model.tables().front() || splits_tied_head(request));
   exported.tie_word_embeddings = exported.tie_word_embeddings && !is_split;
   io::Json built = models::to_config_json(exported, dtype);
   if (request.source.folder().empty())

@@ -122,7 +122,12 @@ Variable Decoder::forward(Tape& tape, const ForwardOptions& options) {
   if (!pass->layers.token_rows.empty())
     x = autograd::gather_rows(tape, x, pass->layers.token_rows);
   Variable hidden;
-  tape.in_unit(final_unit_, [&] { hidden = final_norm(tape, x); });
+  tape.in_unit(final_unit_, [&] {
+    hidden = final_norm(tape, x);
+    const ActivityScope activity(Activity::kAdapters);
+    for (Hooks* hooks : options.hooks)
+      hidden = hooks->before_head(tape, hidden, pass->at(-1));
+  });
   return hidden;
 }
 
@@ -164,6 +169,7 @@ Variable Decoder::run_before_layers(Tape& tape, Pass& pass, Variable x) const {
         Hooks& hooks = *pass.options.hooks[i];
         if (hooks.front_unit() != unit)
           continue;
+        x = hooks.after_embedding(tape, x, pass.at(-1, i));
         pass.shared[i] = hooks.before_layers(tape, pass.at(-1, i));
         if (!pass.layers.virtual_rows.empty() && hooks.num_virtual_tokens() > 0)
           x = place_virtual_rows(tape, x, hooks.virtual_tokens(tape, pass.at(-1, i)), pass.layers);

@@ -18,6 +18,10 @@ class Decoder : public Model {
  public:
   const ModelConfig& config() const override { return config_; }
   UnitId layer_unit(int layer) const override { return layer_units_[static_cast<size_t>(layer)]; }
+  UnitId final_unit() const override { return final_unit_; }
+  void add_head_columns(std::vector<ParameterId> chunks) override {
+    (head_ ? *head_ : *embedding_).add_columns(std::move(chunks));
+  }
   UnitId add_front_unit(const std::string& name) override;
   const VocabularyTable& head() const override { return head_ ? *head_ : *embedding_; }
   std::vector<const VocabularyTable*> tables() const override;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <iterator>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -41,16 +42,60 @@ UnitLease lease_chunk(const VocabularyTable& head, int64_t chunk) {
   return head.store().acquire(head.chunk(chunk).unit(), Pass::kForward);
 }
 
-void gather_rows(const TensorView& from, std::span<const int64_t> rows, const TensorView& to) {
+/// Columns from `column` on of some rows, as many as `to` has.
+void gather_rows(const TensorView& from, std::span<const int64_t> rows, int64_t column,
+                 const TensorView& to) {
   if (DryRun::current() != nullptr)
     return;
-  const size_t row_bytes = static_cast<size_t>(from.dim(1) * size_of(from.dtype()));
+  const int64_t element = size_of(from.dtype());
+  const auto row_bytes = static_cast<size_t>(to.dim(1) * element);
   for (size_t i = 0; i < rows.size(); ++i) {
     std::memcpy(
         static_cast<std::byte*>(to.raw()) + i * row_bytes,
-        static_cast<const std::byte*>(from.raw()) + static_cast<size_t>(rows[i]) * row_bytes,
+        static_cast<const std::byte*>(from.raw()) + (rows[i] * from.dim(1) + column) * element,
         row_bytes);
   }
+}
+
+/// Rows of the hidden state: what meets the table, and what its added columns (empty: none).
+struct HeadRows {
+  Tensor x;
+  Tensor u;
+
+  HeadRows(const VocabularyTable& head, const TensorView& hidden, std::span<const int64_t> rows) {
+    const int64_t n = std::ssize(rows), width = head.hidden_size();
+    SHARDTUNE_ASSERT(hidden.dim(1) == width || hidden.dim(1) == width + head.num_columns());
+    x = Tensor(Shape{n, width}, hidden.dtype());
+    gather_rows(hidden, rows, 0, x);
+    if (hidden.dim(1) == width)
+      return;
+    u = Tensor(Shape{n, hidden.dim(1) - width}, hidden.dtype());
+    gather_rows(hidden, rows, width, u);
+  }
+};
+
+TensorView columns_of(const VocabularyTable& head, int64_t c, DType dtype) {
+  const ParameterId id = head.columns(c);
+  return dtype == DType::kBFloat16 ? head.store().value_bf16(id) : head.store().value(id);
+}
+
+/// The first logits.dim(1) logits of a chunk, which is leased.
+void chunk_logits(const VocabularyTable& head, int64_t c, const HeadRows& rows,
+                  const TensorView& logits) {
+  const int64_t width = logits.dim(1);
+  if (width == head.chunk(c).out_features())
+    head.chunk(c).matmul(rows.x, logits, Accumulate::kNo);
+  else
+    head.chunk(c).matmul_rows(rows.x, 0, width, logits, Accumulate::kNo);
+  if (!rows.u.empty())
+    kernels::gemm(rows.u, columns_of(head, c, rows.u.dtype()).rows(0, width),
+                  kernels::Transpose::kYes, logits, Accumulate::kYes);
+}
+
+std::vector<int64_t> all_rows(const TensorView& hidden) {
+  std::vector<int64_t> rows(static_cast<size_t>(hidden.dim(0)));
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  return rows;
 }
 
 // The head of one block of gathered rows. Chunks are leased by the caller and come in order.
@@ -58,17 +103,17 @@ class RowBlock {
  public:
   RowBlock(const VocabularyTable& head, const TensorView& hidden, std::span<const int64_t> rows,
            std::span<const int32_t> labels)
-      : head_(head), rows_(rows), stats_(static_cast<int64_t>(rows.size())) {
-    const int64_t n = static_cast<int64_t>(rows.size());
-    x_ = Tensor(Shape{n, head.hidden_size()}, hidden.dtype());
-    gather_rows(hidden, rows, x_);
+      : head_(head),
+        rows_(rows),
+        values_(head, hidden, rows),
+        stats_(static_cast<int64_t>(rows.size())) {
     for (const int64_t row : rows)
       labels_.push_back(labels[static_cast<size_t>(row)]);
   }
 
   Tensor logits(int64_t c) const {
-    Tensor result(Shape{x_.dim(0), head_.chunk(c).out_features()}, DType::kFloat32);
-    head_.chunk(c).matmul(x_, result, Accumulate::kNo);
+    Tensor result(Shape{values_.x.dim(0), head_.chunk(c).out_features()}, DType::kFloat32);
+    chunk_logits(head_, c, values_, result);
     return result;
   }
 
@@ -83,29 +128,43 @@ class RowBlock {
     kernels::cross_entropy_losses(stats_, std::span(losses).subspan(first));
   }
 
-  /// Adds the chunk's part of the gradient of x, and the block's to that of a trained chunk
-  /// (`weight`: where it is wanted). After merge() of all chunks.
-  void backward(int64_t c, Tensor logits, float scale, const autograd::GradRef& weight) {
+  /// Adds the chunk's part of the gradient of x and u, and the block's to that of a trained chunk
+  /// and of its columns (where it is wanted). After merge() of all chunks.
+  void backward(int64_t c, Tensor logits, float scale, const autograd::GradRef& weight,
+                const autograd::GradRef& columns) {
     if (c == 0)
-      dx_ = Tensor(x_.shape(), DType::kFloat32);
-    const Tensor dlogits(logits.shape(), x_.dtype());
+      dx_ = Tensor(values_.x.shape(), DType::kFloat32);
+    const Tensor dlogits(logits.shape(), values_.x.dtype());
     kernels::cross_entropy_dlogits(logits, head_.chunk_begin(c), labels_, stats_, scale, dlogits);
     logits = Tensor();
     if (weight.wanted()) {
       const autograd::GradSlot slot = weight.slot();
-      kernels::gemm_over_tokens(dlogits, x_, slot.grad, slot.accumulate);
+      kernels::gemm_over_tokens(dlogits, values_.x, slot.grad, slot.accumulate);
     }
-    head_.chunk(c).matmul_transposed(dlogits, dx_, c == 0 ? Accumulate::kNo : Accumulate::kYes);
+    const Accumulate accumulate = c == 0 ? Accumulate::kNo : Accumulate::kYes;
+    head_.chunk(c).matmul_transposed(dlogits, dx_, accumulate);
+    if (values_.u.empty())
+      return;
+    if (columns.wanted()) {
+      const autograd::GradSlot slot = columns.slot();
+      kernels::gemm_over_tokens(dlogits, values_.u, slot.grad, slot.accumulate);
+    }
+    if (c == 0)
+      du_ = Tensor(values_.u.shape(), DType::kFloat32);
+    kernels::gemm(dlogits, columns_of(head_, c, dlogits.dtype()), kernels::Transpose::kNo, du_,
+                  accumulate);
   }
 
   /// After backward() of all chunks.
   void scatter_gradient(const TensorView& dhidden) const {
     if (DryRun::current() != nullptr)
       return;
-    const int64_t width = head_.hidden_size();
-    for (int64_t i = 0; i < x_.dim(0); ++i) {
-      std::copy_n(dx_.data<float>() + i * width, width,
-                  dhidden.data<float>() + rows_[static_cast<size_t>(i)] * width);
+    const int64_t width = head_.hidden_size(), columns = du_.empty() ? 0 : du_.dim(1);
+    for (int64_t i = 0; i < values_.x.dim(0); ++i) {
+      float* const row = dhidden.data<float>() + rows_[static_cast<size_t>(i)] * dhidden.dim(1);
+      std::copy_n(dx_.data<float>() + i * width, width, row);
+      if (columns > 0)
+        std::copy_n(du_.data<float>() + i * columns, columns, row + width);
     }
   }
 
@@ -113,8 +172,9 @@ class RowBlock {
   const VocabularyTable& head_;
   std::span<const int64_t> rows_;
   std::vector<int32_t> labels_;
-  Tensor x_;
+  HeadRows values_;
   Tensor dx_;
+  Tensor du_;
   kernels::SoftmaxStats stats_;
 };
 
@@ -125,9 +185,10 @@ struct HeadInput {
   std::span<const int64_t> rows;
   std::span<const int32_t> labels;
   std::vector<autograd::GradRef> weights = {};  // by chunk; empty: frozen, or no gradient wanted
+  std::vector<autograd::GradRef> columns = {};  // the same of added columns
 
-  autograd::GradRef weight(int64_t c) const {
-    return weights.empty() ? autograd::GradRef() : weights[static_cast<size_t>(c)];
+  static autograd::GradRef at(const std::vector<autograd::GradRef>& chunks, int64_t c) {
+    return chunks.empty() ? autograd::GradRef() : chunks[static_cast<size_t>(c)];
   }
   template <typename Visit>
   void for_each_block(const Visit& visit) const {
@@ -160,7 +221,8 @@ void walk_whole(const HeadInput& input, std::vector<float>& losses, float scale,
     if (dhidden.empty())
       return;
     for (int64_t c = 0; c < num_chunks; ++c)
-      block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale, input.weight(c));
+      block.backward(c, std::move(logits[static_cast<size_t>(c)]), scale,
+                     HeadInput::at(input.weights, c), HeadInput::at(input.columns, c));
     block.scatter_gradient(dhidden);
   });
   lease_up_to(num_chunks);  // also without a trained row: the walk does not depend on data
@@ -183,7 +245,8 @@ void walk_by_chunk(const HeadInput& input, std::vector<float>& losses, float sca
   for (int64_t c = 0; c < num_chunks; ++c) {
     const UnitLease lease = lease_chunk(input.head, c);
     for (RowBlock& block : blocks)
-      block.backward(c, block.logits(c), scale, input.weight(c));
+      block.backward(c, block.logits(c), scale, HeadInput::at(input.weights, c),
+                     HeadInput::at(input.columns, c));
   }
   for (const RowBlock& block : blocks)
     block.scatter_gradient(dhidden);
@@ -230,6 +293,9 @@ HeadLoss head_cross_entropy(Tape& tape, const VocabularyTable& head, const Varia
   HeadInput input{head, hidden.value(), rows, labels};
   for (int64_t c = 0; head.is_trained() && tape.recording() && c < head.num_chunks(); ++c)
     input.weights.push_back(tape.parameter(head.chunk(c).components().front()).grad_ref());
+  const bool has_columns = hidden.dim(1) > head.hidden_size();
+  for (int64_t c = 0; has_columns && tape.recording() && c < head.num_chunks(); ++c)
+    input.columns.push_back(tape.parameter(head.columns(c)).grad_ref());
   if (tape.needs_grad({hidden}) || !input.weights.empty())
     loss.hidden_grad = Tensor::zeros(hidden.shape(), DType::kFloat32);
   std::vector<float> losses;
@@ -253,11 +319,12 @@ std::vector<float> head_token_losses(const VocabularyTable& head, const TensorVi
 Tensor head_logits(const VocabularyTable& head, const TensorView& hidden) {
   const int64_t n = hidden.dim(0);
   Tensor logits(Shape{n, head.vocab_size()}, DType::kFloat32);
+  const HeadRows rows(head, hidden, all_rows(hidden));
   for (int64_t c = 0; c < head.num_chunks(); ++c) {
     const UnitLease lease = lease_chunk(head, c);
     const int64_t width = head.chunk(c).out_features();
     Tensor part(Shape{n, width}, DType::kFloat32);
-    head.chunk(c).matmul(hidden, part, Accumulate::kNo);
+    chunk_logits(head, c, rows, part);
     for (int64_t i = 0; i < n; ++i) {
       std::copy_n(part.data<float>() + i * width, width,
                   logits.data<float>() + i * head.vocab_size() + head.chunk_begin(c));
@@ -272,11 +339,12 @@ void head_argmax(const VocabularyTable& head, const TensorView& hidden, int64_t 
   SHARDTUNE_ASSERT(static_cast<int64_t>(ids.size()) == n && num_ids > 0);
   std::vector<float> best(static_cast<size_t>(n));
   std::vector<int32_t> winners(static_cast<size_t>(n));
+  const HeadRows rows(head, hidden, all_rows(hidden));
   for (int64_t c = 0; c < head.num_chunks() && head.chunk_begin(c) < num_ids; ++c) {
     const UnitLease lease = lease_chunk(head, c);
     const int64_t width = std::min(head.chunk(c).out_features(), num_ids - head.chunk_begin(c));
     Tensor part(Shape{n, width}, DType::kFloat32);
-    head.chunk(c).matmul_rows(hidden, 0, width, part, Accumulate::kNo);
+    chunk_logits(head, c, rows, part);
     kernels::argmax_rows(part, winners);
     for (int64_t i = 0; i < n; ++i) {
       const float value = part.data<float>()[i * width + winners[i]];

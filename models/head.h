@@ -15,7 +15,8 @@ namespace shardtune::models {
 using autograd::Tape;
 using autograd::Variable;
 
-/// logits [n,V] f32 of hidden [n,H].
+/// logits [n,V] f32 of hidden [n,H], here and below also with the columns of
+/// Model::add_head_columns behind them.
 Tensor head_logits(const VocabularyTable& head, const TensorView& hidden);
 
 /// For each row the id below num_ids of the largest logit (the first among equals), without keeping

@@ -104,6 +104,16 @@ class Hooks {
   /// 0.
   virtual Variable virtual_tokens(Tape& tape, const PassContext& context) { return {}; }
 
+  /// x [T,H] f32, the embedded tokens of context.batch, as they go on. Called in front_unit().
+  virtual Variable after_embedding(Tape& tape, const Variable& x, const PassContext& context) {
+    return x;
+  }
+  /// hidden [T,H] as the head takes it: itself, or with the columns behind it that
+  /// Model::add_head_columns is about. Called in Model::final_unit().
+  virtual Variable before_head(Tape& tape, const Variable& hidden, const PassContext& context) {
+    return hidden;
+  }
+
   /// Work of a pass before its layers, in a unit of the hooks' own (Model::add_front_unit): what
   /// they find in PassContext::shared later.
   virtual std::optional<UnitId> front_unit() const { return std::nullopt; }

@@ -83,11 +83,17 @@ class Model {
   /// Heads, scale and window of a layer's attention.
   virtual kernels::AttentionShape attention_shape(int layer) const = 0;
   virtual UnitId layer_unit(int layer) const = 0;
+  /// That of the final norm, leased last before the head.
+  virtual UnitId final_unit() const = 0;
+  /// A trained matrix [V,n], cut as the head is, each part in the unit of its chunk: columns that
+  /// hooks put behind the hidden state meet it, and what it gives is added to the logits.
+  virtual void add_head_columns(std::vector<ParameterId> chunks) = 0;
   /// Adds a unit that every pass leases before the layers, for Hooks::before_layers.
   virtual UnitId add_front_unit(const std::string& name) = 0;
 
-  /// Final-norm output [T',H] in the compute dtype; row t is the batch's token t. Without a cache
-  /// T' is padded_tokens(T): the rows past T are padding without meaning.
+  /// Final-norm output [T',H] in the compute dtype, or [T',H+n] with columns for the head; row t is
+  /// the batch's token t. Without a cache T' is padded_tokens(T): the rows past T are padding
+  /// without meaning.
   virtual Variable forward(Tape& tape, const ForwardOptions& options) = 0;
   /// The units that forward() leases, in order, and kFetchRows where it fetches embedding rows (a
   /// trained embedding is leased). The

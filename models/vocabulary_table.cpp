@@ -28,8 +28,10 @@ VocabularyTable::VocabularyTable(ParameterStore& store, const std::string& name,
 
 int64_t VocabularyTable::num_bytes() const {
   const int64_t copy = shape_.compute == DType::kFloat32 ? 0 : size_of(shape_.compute);
-  return shape_.vocab_size * shape_.hidden_size *
-         (is_trained() ? size_of(DType::kFloat32) + copy : size_of(shape_.compute));
+  const int64_t trained = size_of(DType::kFloat32) + copy;
+  return shape_.vocab_size *
+         (shape_.hidden_size * (is_trained() ? trained : size_of(shape_.compute)) +
+          num_columns() * trained);
 }
 
 std::vector<UnitId> VocabularyTable::lookup_units() const {

@@ -38,6 +38,14 @@ class VocabularyTable {
   const quant::FrozenWeight& chunk(int64_t index) const { return *chunks_[index]; }
   ParameterStore& store() const { return *store_; }
 
+  /// Model::add_head_columns.
+  void add_columns(std::vector<ParameterId> chunks) { columns_ = std::move(chunks); }
+  bool has_columns() const { return !columns_.empty(); }
+  ParameterId columns(int64_t chunk) const { return columns_[static_cast<size_t>(chunk)]; }
+  int64_t num_columns() const {
+    return has_columns() ? store_->spec(columns_.front()).shape[1] : 0;
+  }
+
   /// Of the whole table while it is leased.
   int64_t num_bytes() const;
   /// The units of a lookup in a walk: those of the chunks where it is trained, else kFetchRows.
@@ -57,6 +65,7 @@ class VocabularyTable {
   std::string name_;
   TableShape shape_;
   std::vector<std::unique_ptr<quant::FrozenWeight>> chunks_;
+  std::vector<ParameterId> columns_;  // by chunk; empty: none
 };
 
 }  // namespace shardtune::models

@@ -98,10 +98,36 @@ TEST(Lora, DropoutKeepsTheMeanAndFollowsTheStep) {
 TEST(Lora, WhatCannotBeDoneIsNamed) {
   EXPECT_NE(attach_error(R"({"r":4,"target_modules":["q_prj"]})").find("did you mean 'q_proj'"),
             std::string::npos);
-  for (const char* table : {"embed_tokens", "lm_head"})
-    EXPECT_NE(attach_error(R"({"r":4,"target_modules":["q_proj",")" + std::string(table) + "\"]}")
-                  .find("modules_to_save"),
+  for (const char* table : {"embed_tokens", "lm_head"}) {
+    const std::string targets = R"({"target_modules":["q_proj",")" + std::string(table) + "\"],";
+    EXPECT_EQ(attach_error(targets + R"("r":4})"), "");
+    EXPECT_NE(attach_error(targets + R"("r":4,"use_dora":true})").find("adapter.use_dora"),
               std::string::npos);
+    const auto both = adapter_options_from_peft(
+        peft_json(targets + R"("r":4,"modules_to_save":[")" + table + "\"]}"),
+        "adapter_config.json");
+    SmallModel small("tied_gqa");
+    models::LoadOptions trained;
+    trained.trained = both->trained_base(small.model->config());
+    SmallModel loaded("tied_gqa", trained);
+    try {
+      both->attach(*loaded.model);
+      ADD_FAILURE() << "expected a refusal";
+    } catch (const ConfigError& error) {
+      EXPECT_NE(std::string(error.what()).find("trained whole and is among target_modules"),
+                std::string::npos)
+          << error.what();
+    }
+    const io::Json vera = io::parse_json(targets + R"("peft_type":"VERA","save_projection":true})",
+                                         "adapter_config.json");
+    try {
+      adapter_options_from_peft(vera, "adapter_config.json")->attach(*small.model);
+      ADD_FAILURE() << "expected a refusal";
+    } catch (const UnsupportedError& error) {
+      EXPECT_NE(std::string(error.what()).find("by method lora alone"), std::string::npos)
+          << error.what();
+    }
+  }
   EXPECT_NE(attach_error(R"({"r":0,"target_modules":["q_proj"]})").find("r: expected"),
             std::string::npos);
   EXPECT_NE(
@@ -121,6 +147,24 @@ TEST(Lora, WhatCannotBeDoneIsNamed) {
 TEST(Lora, AnAdapterOfAnotherModelIsRefused) {
   SmallModel small("head_dim");
   EXPECT_THROW(load_adapter(golden_llama("lora_qv"), *small.model), DataError);
+}
+
+TEST(Lora, ATableOfAnotherVocabularyIsRefused) {
+  for (const char* name : {"table_tied", "table_untied"}) {
+    SmallModel small("families/gpt2");
+    EXPECT_ANY_THROW(load_adapter(testing::golden(std::string("adapters/") + name), *small.model));
+  }
+}
+
+TEST(Lora, ATableNamedByAnExpressionIsChangedAllLinearNamesNone) {
+  SmallModel by_pattern("tied_gqa");
+  EXPECT_EQ(
+      attach(by_pattern, R"({"r":4,"target_modules":".*embed_tokens|lm_head"})")->tensors().size(),
+      4u);
+  SmallModel all("tied_gqa");
+  const auto linears = attach(all, R"({"r":4,"target_modules":"all-linear"})");
+  EXPECT_FALSE(linears->changes(Adapter::Table::kEmbedding));
+  EXPECT_FALSE(linears->changes(Adapter::Table::kHead));
 }
 
 TEST(Lora, PatternsAndPathsChooseLayers) {

@@ -32,6 +32,12 @@ TEST_F(MatrixOps, SumsOfColumnGroupsGoBackToEveryColumn) {
   });
 }
 
+TEST_F(MatrixOps, AppendedColumnsGoBackToBothParts) {
+  check({{3, 4}, {3, 2}}, [](Tape& tape, const auto& x) {
+    return append_columns(tape, x[0], mul(tape, x[1], x[1]));
+  });
+}
+
 TEST_F(MatrixOps, GatheredRowsThatRepeatAddTheirGradients) {
   check({{3, 4}}, [](Tape& tape, const auto& x) { return gather_rows(tape, x[0], {2, 0, 2}); });
 }

@@ -2,6 +2,7 @@
 // one rank or shared out, the same bits.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <mutex>
 
@@ -23,7 +24,7 @@ float weight(int64_t row, int64_t column) {
 
 struct Table {
   Table(parallel::Communicator& comm, parallel::ZeroStage stage, int64_t max_held_bytes,
-        DType compute, bool is_trained = false)
+        DType compute, bool is_trained = false, int64_t num_columns = 0)
       : store(comm, stage, {.max_held_bytes = max_held_bytes}),
         table(store, "embed_tokens.weight", {kVocab, kHidden, compute, is_trained}) {
     table.load([](int64_t begin, int64_t end, float* out) {
@@ -32,7 +33,25 @@ struct Table {
           *out++ = weight(row, column);
       }
     });
+    if (num_columns > 0)
+      add_columns(num_columns);
     store.seal();
+  }
+  void add_columns(int64_t count) {
+    std::vector<ParameterId> parts;
+    for (int64_t c = 0; c < table.num_chunks(); ++c) {
+      const Shape shape{table.chunk(c).out_features(), count};
+      parts.push_back(store.declare({"lora_B.chunk" + std::to_string(c), table.chunk(c).unit(),
+                                     ParameterKind::kTrainable, DType::kFloat32, shape}));
+      std::vector<float> values(static_cast<size_t>(shape.numel()));
+      for (size_t i = 0; i < values.size(); ++i)
+        values[i] = column(table.chunk_begin(c) * count + static_cast<int64_t>(i));
+      store.publish(parts.back(), std::as_bytes(std::span(values)));
+    }
+    table.add_columns(parts);
+  }
+  static float column(int64_t element) {
+    return 0.2f * CounterRng(6).normal(static_cast<uint64_t>(element));
   }
   /// The gradient of a step in which `body` is the only micro-batch, all chunks after each other.
   std::vector<float> gradient_of(const std::function<void(Tape&)>& body) {
@@ -52,8 +71,8 @@ struct Table {
   VocabularyTable table;
 };
 
-Tensor random_rows(int64_t rows, uint64_t key) {
-  Tensor values(Shape{rows, kHidden}, DType::kFloat32);
+Tensor random_rows(int64_t rows, uint64_t key, int64_t width = kHidden) {
+  Tensor values(Shape{rows, width}, DType::kFloat32);
   for (int64_t i = 0; i < values.numel(); ++i)
     values.data<float>()[i] = CounterRng(key).normal(static_cast<uint64_t>(i));
   return values;
@@ -203,6 +222,84 @@ TEST(Head, ATrainedOneHasItsDerivativeInBothWalks) {
     const double difference = (loss_at(before + kStep) - loss_at(before - kStep)) / (2 * kStep);
     loss_at(before);
     EXPECT_NEAR(whole[static_cast<size_t>(row * kHidden + 7)], difference, 5e-3) << row;
+  }
+}
+
+constexpr int64_t kColumns = 3;
+
+TEST(Head, ColumnsBehindTheHiddenStateMeetTheirOwnMatrix) {
+  const auto comm = parallel::make_single_communicator();
+  Table setup(*comm, parallel::ZeroStage::k0, 0, DType::kFloat32, false, kColumns);
+  const Tensor both = random_rows(5, 9, kHidden + kColumns);
+  Tensor alone(Shape{5, kHidden}, DType::kFloat32);
+  for (int64_t t = 0; t < 5; ++t)
+    std::copy_n(both.data<float>() + t * (kHidden + kColumns), kHidden,
+                alone.data<float>() + t * kHidden);
+  const Tensor plain = head_logits(setup.table, alone), found = head_logits(setup.table, both);
+  std::vector<int32_t> best(5);
+  head_argmax(setup.table, both, kVocab - 10, best);
+  for (int64_t t = 0; t < 5; ++t) {
+    const float* const row = found.data<float>() + t * kVocab;
+    for (int64_t id = 0; id < kVocab; ++id) {
+      double want = plain.data<float>()[t * kVocab + id];
+      for (int64_t j = 0; j < kColumns; ++j)
+        want += static_cast<double>(both.data<float>()[t * (kHidden + kColumns) + kHidden + j]) *
+                Table::column(id * kColumns + j);
+      ASSERT_NEAR(row[id], want, 1e-5);
+    }
+    EXPECT_EQ(best[static_cast<size_t>(t)], std::max_element(row, row + kVocab - 10) - row);
+  }
+}
+
+TEST(Head, ColumnsHaveTheirDerivativeInBothWalks) {
+  const auto comm = parallel::make_single_communicator();
+  Table setup(*comm, parallel::ZeroStage::k0, 0, DType::kFloat32, false, kColumns);
+  const auto labels = some_labels(2);
+  Tensor hidden = random_rows(kTokens, 9, kHidden + kColumns);
+  const auto loss_of = [&](Tape& tape, HeadWalk walk) {
+    return head_cross_entropy(tape, setup.table, Variable::leaf(hidden.clone()), labels, 1.0f,
+                              walk);
+  };
+  std::vector<float> of_hidden;
+  const auto gradient = [&](HeadWalk walk) {
+    return setup.gradient_of([&](Tape& tape) {
+      HeadLoss loss = loss_of(tape, walk);
+      const auto found = loss.hidden_grad.span<float>();
+      of_hidden.assign(found.begin(), found.end());
+      tape.backward(Variable::leaf(hidden.clone()), std::move(loss.hidden_grad));
+    });
+  };
+  const std::vector<float> by_chunk = gradient(HeadWalk::kByChunk);
+  const std::vector<float> of_hidden_by_chunk = of_hidden;
+  const std::vector<float> whole = gradient(HeadWalk::kWhole);
+  EXPECT_TRUE(by_chunk == whole);
+  EXPECT_TRUE(of_hidden_by_chunk == of_hidden);
+  const auto loss_now = [&] {
+    Tape tape(setup.store, autograd::Recording::kOff);
+    return loss_of(tape, HeadWalk::kWhole).loss_sum;
+  };
+  constexpr float kStep = 0.05f;
+  for (const int32_t row : {labels[0], labels[2], labels[200]}) {
+    const int64_t chunk = row / VocabularyTable::kChunkRows;
+    const int64_t place = (row - setup.table.chunk_begin(chunk)) * kColumns + 1;
+    const auto loss_at = [&](float value) {
+      setup.store.write(setup.table.columns(chunk), place, std::span<const float>(&value, 1));
+      setup.store.publish_updates();
+      return loss_now();
+    };
+    const float before = Table::column(row * kColumns + 1);
+    const double difference = (loss_at(before + kStep) - loss_at(before - kStep)) / (2 * kStep);
+    loss_at(before);
+    EXPECT_NEAR(whole[static_cast<size_t>(row * kColumns + 1)], difference, 5e-3) << row;
+  }
+  for (const int64_t place : {kHidden + 1, 40 * (kHidden + kColumns) + kHidden}) {
+    const float before = hidden.data<float>()[place];
+    hidden.data<float>()[place] = before + kStep;
+    const double above = loss_now();
+    hidden.data<float>()[place] = before - kStep;
+    const double below = loss_now();
+    hidden.data<float>()[place] = before;
+    EXPECT_NEAR(of_hidden[static_cast<size_t>(place)], (above - below) / (2 * kStep), 5e-3);
   }
 }
 

@@ -352,6 +352,7 @@ class TinyModel(ParityCase):
             {"method": "lora", "lora_rank": 4, "use_dora": True, "rank_pattern": {"q_proj": 3}},
             {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "pissa"},
             {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "olora"},
+            {"method": "lora", "lora_rank": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]},
             {"method": "adalora", "init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 2,
              "lora_alpha": 300, **some},
             {"method": "ia3"},

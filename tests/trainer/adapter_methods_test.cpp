@@ -139,7 +139,8 @@ TEST(AdapterNameOrPath, GoesOnFromASavedAdapter) {
   for (const std::string adapter :
        {"{lora_rank: 4, target_modules: [q_proj], use_dora: true, "
         "modules_to_save: [lm_head, norm]}",
-        "{method: vera, r: 8}", "{method: prefix_tuning, num_virtual_tokens: 3}",
+        "{lora_rank: 4, target_modules: [q_proj, embed_tokens, lm_head]}", "{method: vera, r: 8}",
+        "{method: prefix_tuning, num_virtual_tokens: 3}",
         "{method: prompt_tuning, num_virtual_tokens: 3}"}) {
     small.run(small.config("first", {"adapter=" + adapter}));
     const std::vector<std::string> onward = {
@@ -225,6 +226,25 @@ TEST(TrainedBase, HasTheSameBitsWithEveryOffload) {
     run("recompute", 3, "training.gradient_checkpointing=true");
   }
   EXPECT_FALSE(small.losses("wholetrue") == small.losses("wholefalse"));
+}
+
+TEST(LoraTables, HaveTheSameBitsWithEveryOffload) {
+  const SmallRun small;
+  const std::string nvme = "{device: nvme, nvme_path: \"" + small.path("model").string() + "\"}";
+  const std::string both = ", offload_param: " + nvme + ", offload_optimizer: " + nvme + "}";
+  const auto run = [&](const std::string& output, int ranks, const std::string& more) {
+    small.run(small.config(output, {"adapter={lora_rank: 4, lora_dropout: 0.1, "
+                                    "target_modules: [q_proj, embed_tokens, lm_head]}",
+                                    "training.max_steps=2", "training.micro_batch_size=1",
+                                    "training.global_batch_size=3", more}),
+              ranks);
+    EXPECT_EQ(small.losses(output), small.losses("whole")) << output;
+    EXPECT_TRUE(small.adapter_bytes(output) == small.adapter_bytes("whole")) << output;
+  };
+  run("whole", 1, "parallel.zero_optimization={stage: 0}");
+  run("nvme2", 2, "parallel.zero_optimization={stage: 2" + both);
+  run("nvme3", 2, "parallel.zero_optimization={stage: 3" + both);
+  run("recompute", 3, "training.gradient_checkpointing=true");
 }
 
 /// What a run with so many virtual tokens says before it loads anything.

@@ -109,6 +109,15 @@ ADALORA_CASES = {
     "gpt2_adalora": (peft.AdaLoraConfig, dict(CONV1D, init_r=3, target_r=2, lora_alpha=5,
                                               total_step=10), 0.3, {}),
 }
+# LoRA on embedding and head: tied, untied, and gpt2's.
+TABLE_CASES = {
+    "table_tied": ("tied_gqa", dict(target_modules=["q_proj", "embed_tokens", "lm_head"], r=2,
+                                    lora_alpha=3)),
+    "table_tied_head": ("tied_gqa", dict(target_modules=["lm_head"], r=2, use_rslora=True,
+                                         rank_pattern={"lm_head": 3})),
+    "table_untied": ("head_dim", dict(target_modules=["embed_tokens", "lm_head"], r=2)),
+    "table_gpt2": ("families/gpt2", dict(target_modules=["c_attn", "wte"], r=2)),
+}
 # Of adalora_pruned: the triplets that are left, by linear in order of the model.
 KEPT = [[True, False, True], [False, True, True], [False, False, False],
         [True, True, True], [False, True, False], [True, False, False]]
@@ -138,8 +147,8 @@ TRAINED_CASES = {
 
 
 def base_of(name):
-    if name in TRAINED_CASES:
-        return TRAINED_CASES[name][0]
+    if name in TRAINED_CASES or name in TABLE_CASES:
+        return {**TRAINED_CASES, **TABLE_CASES}[name][0]
     return "families/gpt2" if name.startswith("gpt2") else "tied_gqa"
 
 
@@ -154,7 +163,7 @@ def turn_into_qalora(model):
 
 def load_base(name):
     base = base_of(name)
-    if base == "tied_gqa":
+    if "/" not in base:
         return llama.load(HERE.parent / "llama" / base)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         HERE.parent / base, dtype=torch.float32, attn_implementation="eager").eval()
@@ -368,6 +377,8 @@ def main():
         cases += enumerate(TOKEN_CASES.items(), len(CASES))
         cases += enumerate(ADALORA_CASES.items(), 50)
         cases += enumerate(QALORA_CASES.items(), 60)
+        cases += enumerate(((name, (peft.LoraConfig, options, 0.2, {}))
+                            for name, (_, options) in TABLE_CASES.items()), 60)
         for index, (name, case) in cases:
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
