@@ -78,6 +78,8 @@ bool trains_the_base(const std::string& method) {
 std::string more_keys(const std::string& method) {
   if (method == "freeze")
     return ", freeze_trainable_layers: 1";
+  if (method == "bottleneck")
+    return ", reduction_factor: 4";
   return trains_the_base(method) ? "" : ", target_modules: [c_attn, c_fc, c_proj]";
 }
 std::string base_of(const std::string& method) { return trains_the_base(method) ? "none" : "nf4"; }

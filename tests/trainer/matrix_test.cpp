@@ -226,7 +226,7 @@ std::vector<Refusal> refusals() {
       {"stage 4", {testing::zero_stage(4)}},
       {"CUDA", {"parallel.device=cuda"}},
       {"computing in float16", {"model.compute_dtype=float16"}},
-      {"QA-LoRA", {"adapter.method=qalora"}},
+      {"a method that is not there", {"adapter.method=hira"}},
       {"preference objectives", {"training.objective=dpo"}},
   };
 }
