@@ -4,7 +4,7 @@
 
 # One list of packages (docs/dependencies.md says what each is for), kept in step with
 # cmake/ShardtuneDependencies.cmake.
-SHARDTUNE_BUILD_PACKAGES="g++ cmake ninja-build ccache pkg-config
+SHARDTUNE_BUILD_PACKAGES="g++ cmake ninja-build pkg-config
   libdnnl-dev libhwy-dev libopenmpi-dev openmpi-bin libyaml-cpp-dev libboost-program-options-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libicu-dev libssl-dev libhwloc-dev libxxhash-dev
   liburing-dev libpcre2-dev libeigen3-dev libgtest-dev"
