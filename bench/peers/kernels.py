@@ -17,7 +17,6 @@ import datetime
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -117,7 +116,8 @@ def run_peer(arguments):
         call()
         count += 1
     seconds = (time.perf_counter() - begin) / count
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
     print(json.dumps([1e3 * seconds, max(0, peak - before)]))
 
 
