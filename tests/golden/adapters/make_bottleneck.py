@@ -8,11 +8,9 @@ Python of its own.
     python3 tests/golden/adapters/make_bottleneck.py --load FOLDER BASE    # logits of a saved adapter
 """
 import argparse
-import filecmp
 import json
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 
@@ -25,6 +23,8 @@ import transformers
 
 VERSIONS = {"torch": "2.11.0", "transformers": "4.57.6", "adapters": "1.3.0"}
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import golden_files  # noqa: E402
 HOULSBY, PFEIFFER, PARALLEL = adapters.DoubleSeqBnConfig, adapters.SeqBnConfig, adapters.ParBnConfig
 PLUS = dict(original_ln_before=True, original_ln_after=False, residual_before_ln=False,
             scaling="channel", init_weights="houlsby", non_linearity="gelu")
@@ -149,31 +149,17 @@ def main():
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--load", nargs=2, metavar=("FOLDER", "BASE"))
     arguments = parser.parse_args()
-    for name, version in VERSIONS.items():
-        found = sys.modules[name].__version__.split("+")[0]
-        if found != version:
-            sys.exit(f"{name}: expected {version}, found {found}.")
+    golden_files.check_versions(VERSIONS)
     torch.set_num_threads(1)
     if arguments.load:
         return load(pathlib.Path(arguments.load[0]), arguments.load[1])
     for base in ("tied_gqa", "families/gpt2"):
         check_base(base)
-    changed = []
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         for index, (name, case) in enumerate(CASES.items()):
             write_case(root / name, index, name, *case)
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            target = HERE / path.relative_to(root)
-            if target.exists() and filecmp.cmp(path, target, shallow=False):
-                continue
-            changed.append(str(target.relative_to(HERE)))
-            if not arguments.check:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-    if arguments.check and changed:
-        sys.exit("would change: " + ", ".join(changed))
-    print("\n".join(changed) or "nothing changed")
+        golden_files.publish(root, HERE, arguments.check)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ logits, loss, gradients by name).
     python3 tests/golden/adapters/make_golden.py --check    # fails when the files would change
 """
 import argparse
-import filecmp
 import json
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 import types
@@ -25,7 +23,8 @@ import torch
 import transformers
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "llama"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "llama")]
+import golden_files  # noqa: E402
 import make_golden as llama  # noqa: E402
 
 SOME = ["q_proj", "v_proj", "down_proj"]
@@ -363,12 +362,8 @@ def main():
     parser.add_argument("--check", action="store_true")
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    for name, version in llama.VERSIONS.items():
-        found = sys.modules[name].__version__.split("+")[0]
-        if found != version:
-            sys.exit(f"{name}: expected {version}, found {found}. Use tests/parity/setup.sh.")
+    golden_files.check_versions(llama.VERSIONS)
     torch.set_num_threads(1)
-    changed = []
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         trained = {name: (peft.LoraConfig, options, 0.2, NORMS)
@@ -386,17 +381,7 @@ def main():
             write_combined(root / "combined")
         if not arguments.names or "adalora_schedule" in arguments.names:
             write_schedule(root / "adalora_schedule")
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            target = HERE / path.relative_to(root)
-            if target.exists() and filecmp.cmp(path, target, shallow=False):
-                continue
-            changed.append(str(target.relative_to(HERE)))
-            if not arguments.check:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-    if arguments.check and changed:
-        sys.exit("would change: " + ", ".join(changed))
-    print("\n".join(changed) or "nothing changed")
+        golden_files.publish(root, HERE, arguments.check)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ transformers and PEFT compute from them (expected.safetensors). README.md lists 
     python3 tests/golden/llama/make_golden.py --check   # fails when the files would change
 """
 import argparse
-import filecmp
 import json
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 
@@ -20,6 +18,9 @@ import peft
 import safetensors.torch
 import torch
 import transformers
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import golden_files  # noqa: E402
 
 VERSIONS = {"torch": "2.11.0", "transformers": "5.23.0", "peft": "0.21.2"}
 BASE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, vocab_size=96,
@@ -166,24 +167,10 @@ def run(write, root, here):
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    for name, version in VERSIONS.items():
-        found = sys.modules[name].__version__.split("+")[0]
-        if found != version:
-            sys.exit(f"{name}: expected {version}, found {found}. Use tests/parity/setup.sh.")
+    golden_files.check_versions(VERSIONS)
     torch.set_num_threads(1)
     write(root)
-    changed = []
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        target = here / path.relative_to(root)
-        if target.exists() and filecmp.cmp(path, target, shallow=False):
-            continue
-        changed.append(str(target.relative_to(here)))
-        if not arguments.check:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    if arguments.check and changed:
-        sys.exit("would change: " + ", ".join(changed))
-    print("\n".join(changed) or "nothing changed")
+    golden_files.publish(root, here, arguments.check)
 
 
 def main():

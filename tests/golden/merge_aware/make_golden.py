@@ -8,11 +8,9 @@ by name, and the merged weights of one linear).
     python3 tests/golden/merge_aware/make_golden.py --check    # fails when the files would change
 """
 import argparse
-import filecmp
 import json
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 
@@ -23,7 +21,8 @@ import safetensors.torch
 import torch
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "llama"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "llama")]
+import golden_files  # noqa: E402
 import make_golden as llama  # noqa: E402
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
@@ -120,22 +119,11 @@ def main():
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    changed = []
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         for index, (name, case) in enumerate(CASES.items()):
             write_case(root / name, index, *case)
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
-            target = HERE / path.relative_to(root)
-            if target.exists() and filecmp.cmp(path, target, shallow=False):
-                continue
-            changed.append(str(target.relative_to(HERE)))
-            if not arguments.check:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-    if arguments.check and changed:
-        sys.exit("would change: " + ", ".join(changed))
-    print("\n".join(changed) or "nothing changed")
+        golden_files.publish(root, HERE, arguments.check)
 
 
 if __name__ == "__main__":
