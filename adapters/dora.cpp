@@ -93,7 +93,7 @@ Variable scale_to_magnitude(Tape& tape, const Variable& y, Magnitude magnitude, 
 }
 
 Tensor changed_row_norms(const models::BaseLinear& linear, const TensorView& base_norms_squared,
-                         const LowRankChange& change, DType compute) {
+                         const quant::LowRankChange& change, DType compute) {
   const int64_t rank = change.lora_A.dim(0);
   const int64_t out = linear.out_features();
   Tensor a(change.lora_A.shape(), compute);

@@ -7,6 +7,7 @@
 
 #include "autograd/tape.h"
 #include "models/base_linear.h"
+#include "quant/low_rank_rows.h"
 
 namespace shardtune::adapters {
 
@@ -21,16 +22,10 @@ struct Magnitude {
 autograd::Variable scale_to_magnitude(autograd::Tape& tape, const autograd::Variable& y,
                                       Magnitude magnitude, DType result);
 
-/// What a change of a weight consists of: scale * B A, A [r,in], B [out,r], f32.
-struct LowRankChange {
-  TensorView lora_A;
-  TensorView lora_B;
-  float scale = 1.0f;
-};
 /// ||W + change|| of each row, from ||W||^2 of each row and one product of W with the rows of A:
 /// the weight is never dense. `linear`'s unit must be leased; `compute` is the activations' dtype.
 Tensor changed_row_norms(const models::BaseLinear& linear, const TensorView& base_norms_squared,
-                         const LowRankChange& change, DType compute);
+                         const quant::LowRankChange& change, DType compute);
 
 /// ||W||^2 of each row of the dequantised weight. Unit leased.
 void base_row_norms_squared(const models::BaseLinear& linear, std::span<float> norms);
