@@ -9,8 +9,7 @@
 #include "export/merged_tensors.h"
 #include "export/peft_adapter.h"
 #include "io/file.h"
-#include "tests/support/small_model.h"
-#include "tests/trainer/tiny_model.h"
+#include "tests/export/saved_adapter.h"
 
 namespace shardtune::exporting {
 namespace {
@@ -26,36 +25,19 @@ class Bottleneck : public ::testing::TestWithParam<const char*> {
   static std::string base() {
     return std::string(GetParam()).starts_with("gpt2") ? "families/gpt2" : "tied_gqa";
   }
-  static std::string folder() { return golden(std::string("adapters/") + GetParam()); }
-  Provenance provenance() const {
-    Provenance provenance;
-    provenance.base_model = base();
-    provenance.base_sha256 = small_.source->content_hash();
-    return provenance;
-  }
 
-  SmallModel small_{base()};
-  std::unique_ptr<adapters::Adapter> adapter_ = adapters::load_adapter(folder(), *small_.model);
-  TempFolder temp_;
+  SavedAdapter saved_{GetParam(), base()};
 };
 
 TEST_P(Bottleneck, AdapterHubsFolderComesBackBitForBit) {
-  write_peft_adapter(*adapter_, values_of(small_.store), temp_.path() / "a", provenance(),
-                     Existing::kRefuse);
-  EXPECT_FALSE(fs::exists(temp_.path() / "a/adapter_model.safetensors"));
-  const auto original = io::open_safetensors(folder() + "/adapter.safetensors");
-  const auto written = io::open_safetensors(temp_.path() / "a/adapter.safetensors");
-  EXPECT_EQ(written->tensors().size(), original->tensors().size());
-  for (const io::TensorInfo& tensor : original->tensors()) {
-    ASSERT_NE(written->find(tensor.name), nullptr) << tensor.name;
-    EXPECT_EQ(written->find(tensor.name)->shape, tensor.shape) << tensor.name;
-    EXPECT_EQ(read_tensor(*written, tensor.name), read_tensor(*original, tensor.name));
-  }
+  saved_.expect_comes_back("adapter.safetensors");
+  EXPECT_FALSE(fs::exists(saved_.temp.path() / "a/adapter_model.safetensors"));
   const auto config = [](const fs::path& path) {
     return io::read_json_file((path / "adapter_config.json").string()).dump(2);
   };
-  EXPECT_EQ(config(temp_.path() / "a"), config(folder()));
-  const std::string card = io::read_text_file((temp_.path() / "a/README.md").string(), 1 << 16);
+  EXPECT_EQ(config(saved_.temp.path() / "a"), config(saved_.folder));
+  const std::string card =
+      io::read_text_file((saved_.temp.path() / "a/README.md").string(), 1 << 16);
   EXPECT_NE(card.find("library_name: adapters"), std::string::npos);
 }
 
