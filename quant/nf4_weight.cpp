@@ -2,6 +2,7 @@
 // or, with double_quant, in 8 bits. Blocks run across rows when block_size does not divide
 // in_features.
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "core/checked.h"
@@ -70,6 +71,9 @@ class Nf4Weight final : public QuantizedWeight {
   }
   Nf4View resolve() const;
   void quantize(const RowSource& rows, std::span<uint8_t> codes, std::span<float> absmax) const;
+  /// Fills in codes and absmax, on the publisher alone.
+  using Quantiser = std::function<void(std::span<uint8_t> codes, std::span<float> absmax)>;
+  void publish_quantised(const Quantiser& quantiser);
   void publish_absmax(const std::vector<float>& absmax);
 
   ParameterStore* store_;
@@ -124,44 +128,41 @@ void Nf4Weight::quantize(const RowSource& rows, std::span<uint8_t> codes,
   }
 }
 
-void Nf4Weight::load(const RowSource& rows) {
+void Nf4Weight::publish_quantised(const Quantiser& quantiser) {
   std::vector<uint8_t> codes;
   std::vector<float> absmax;
   if (store_->is_publisher(codes_)) {
     const Nf4Sizes sizes = nf4_sizes(options_, num_values());
     codes.resize(sizes.codes_bytes);
     absmax.resize(sizes.num_blocks);
-    quantize(rows, codes, absmax);
+    quantiser(codes, absmax);
   }
   publish_values(*store_, codes_, codes);
   publish_absmax(absmax);
 }
 
+void Nf4Weight::load(const RowSource& rows) {
+  publish_quantised([&](auto codes, auto absmax) { quantize(rows, codes, absmax); });
+}
+
 // A group is whole blocks, so it is quantised as it would be within the whole; the last one ends
 // with the tensor.
 void Nf4Weight::requantize(const RowSource& rows) {
-  std::vector<uint8_t> codes;
-  std::vector<float> absmax;
-  if (store_->is_publisher(codes_)) {
-    const Nf4Sizes sizes = nf4_sizes(options_, num_values());
-    codes.resize(sizes.codes_bytes);
-    absmax.resize(sizes.num_blocks);
-    const int64_t columns = in_features(), size = options_.block_size;
-    const int64_t group = rows_per_group(columns, size / std::gcd(size, columns));
+  const int64_t columns = in_features(), size = options_.block_size;
+  const int64_t group = rows_per_group(columns, size / std::gcd(size, columns));
+  publish_quantised([&](std::span<uint8_t> codes, std::span<float> absmax) {
     parallel_tasks(ceil_div(out_features(), group), [&](int64_t task) {
       const int64_t begin = task * group, end = std::min(begin + group, out_features());
       std::vector<float> values((end - begin) * columns);
       rows(begin, end, values.data());
       const int64_t first = begin * columns, count = std::ssize(values);
       const auto bad =
-          nf4_quantize(values, size, std::span(codes).subspan(first / 2, ceil_div(count, 2)),
-                       std::span(absmax).subspan(first / size, ceil_div(count, size)), codebook());
+          nf4_quantize(values, size, codes.subspan(first / 2, ceil_div(count, 2)),
+                       absmax.subspan(first / size, ceil_div(count, size)), codebook());
       if (bad)
         throw_non_finite(*this, first + *bad, values[*bad]);
     });
-  }
-  publish_values(*store_, codes_, codes);
-  publish_absmax(absmax);
+  });
 }
 
 void Nf4Weight::publish_absmax(const std::vector<float>& absmax) {
