@@ -56,6 +56,8 @@ class DryRun {
   /// Counts memory that the run holds beside the pool (buffers for I/O, messages); negative when it
   /// is let go.
   void hold_beside_pool(int64_t num_bytes) noexcept;
+  /// Gives back what the pool keeps, as BufferPool::trim.
+  void trim() noexcept { pool_.trim(); }
 
   const BufferPool& pool() const { return pool_; }
   /// The most bytes at once: pages of the pool, in use or kept, and what stands beside it.

@@ -209,7 +209,7 @@ MicroBatchPlan DataPlan::longest_micro_batch(int64_t num_steps) const {
       if (begin++ >= num_steps)
         break;
       for (const MicroBatchPlan& micro_batch : each.micro_batches) {
-        if (micro_batch.num_rows() > longest.num_rows())
+        if (micro_batch.is_larger_than(longest))
           longest = micro_batch;
       }
     }

@@ -35,6 +35,12 @@ struct MicroBatchPlan {
   int64_t num_trained_tokens = 0;
 
   int64_t num_rows() const { return num_tokens + num_virtual_tokens; }
+  /// Whether it needs more memory: each row has its activations, each trained one rows of the head
+  /// as well.
+  bool is_larger_than(const MicroBatchPlan& other) const {
+    return std::pair(num_rows(), num_trained_tokens) >
+           std::pair(other.num_rows(), other.num_trained_tokens);
+  }
 };
 
 /// Micro-batches of one optimizer step: global_batch_size rows cut into micro_batch_size rows (the
@@ -58,7 +64,8 @@ class DataPlan {
   int64_t total_steps(int64_t num_epochs) const;
   /// Step `step` of the run, counted from 0 over epochs without end.
   StepPlan step(int64_t step) const;
-  /// The micro-batch with the most tokens among the first `num_steps` steps (the probe).
+  /// The micro-batch with the most tokens among the first `num_steps` steps, of several the one
+  /// that trains most of them (the probe).
   MicroBatchPlan longest_micro_batch(int64_t num_steps) const;
   double epoch_of_step(int64_t step) const;  // fractional epoch, for metrics
 

@@ -88,6 +88,8 @@ void Loop::run(const std::function<int()>& signal) {
     }
     if (done == job_.last_step || is_due(done, job_.config.checkpoint.save_steps)) {
       progress.clear();
+      if (done == job_.last_step)
+        BufferPool::process().trim();  // no step takes them again: room for what is saved
       save(done);
     }
     if (const auto saved = saver_.poll()) {

@@ -128,7 +128,7 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
     shape.micro_batches = std::max(shape.micro_batches, count);
     for (int64_t m = 0; m < count; ++m) {
       data::MicroBatchPlan& longest = shape.longest[PlannedStore::num_slots(m / ranks * ranks)];
-      if (step.micro_batches[m].num_rows() > longest.num_rows())
+      if (step.micro_batches[m].is_larger_than(longest))
         longest = step.micro_batches[m];
     }
   }
@@ -230,7 +230,7 @@ class Walk {
     data::MicroBatchPlan longest;
     for (auto& plan : data::plan_evaluation(samples, EvaluateOptions{}.max_tokens,
                                             adapter_->num_virtual_tokens())) {
-      if (plan.num_rows() > longest.num_rows())
+      if (plan.is_larger_than(longest))
         longest = std::move(plan);
     }
     if (longest.num_tokens == 0)
@@ -424,6 +424,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   // Rank 0 holds whole tensors of all ranks while it saves; what only steps need is gone after the
   // last one.
   int64_t saving_bytes = adapter_bytes * (1 + num_states);
+  dry_run.trim();  // as the run does before the last save
   if (!saves_beside_steps(job, data.last_step))
     saving_bytes -= std::min(saving_bytes, dry_run.peak_bytes() - dry_run.bytes_now());
   plan.rows.push_back({"checkpoint under way (rank 0)", saving_bytes});

@@ -39,9 +39,15 @@ PEERS = {
 }
 
 
+class Refused(Exception):
+    """A configuration that does not go with the model; the program's message."""
+
+
 def run(command):
     done = subprocess.run([str(part) for part in command], cwd=common.ROOT, capture_output=True,
                           text=True)
+    if done.returncode == 64:
+        raise Refused(done.stderr.strip().splitlines()[-1])
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}: code {done.returncode}\n{done.stderr}")
     return done.stdout
@@ -135,8 +141,12 @@ def main():
         result = results.setdefault(config.stem, {})
         if arguments.only not in config.stem or (not arguments.speed and "exact_match" in result):
             continue
-        result.update(speed(config, work, arguments.model, arguments.speed) if arguments.speed
-                      else quality(config, work, arguments.model))
+        try:
+            result.update(speed(config, work, arguments.model, arguments.speed)
+                          if arguments.speed else quality(config, work, arguments.model))
+        except Refused as refused:
+            print(config.stem, refused, flush=True)
+            continue
         kept.write_text(json.dumps(results, indent=1))
         print(config.stem, {k: v for k, v in result.items() if "made" not in k}, flush=True)
     print(table(results))

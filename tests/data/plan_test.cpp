@@ -168,12 +168,13 @@ TEST(DataPlan, LongestMicroBatchIsTheMostTokensOfTheFirstSteps) {
   const auto samples = make_samples(400, 256);
   const DataPlan plan(samples, small_options());
   for (const int64_t num_steps : {int64_t{1}, int64_t{7}, plan.total_steps(2)}) {
-    int64_t longest = 0;
+    std::pair<int64_t, int64_t> longest;  // of as many tokens the most trained
     for (int64_t step = 0; step < num_steps; ++step) {
       for (const MicroBatchPlan& micro_batch : plan.step(step).micro_batches)
-        longest = std::max(longest, micro_batch.num_tokens);
+        longest = std::max(longest, {micro_batch.num_tokens, micro_batch.num_trained_tokens});
     }
-    EXPECT_EQ(plan.longest_micro_batch(num_steps).num_tokens, longest);
+    const MicroBatchPlan found = plan.longest_micro_batch(num_steps);
+    EXPECT_EQ(std::pair(found.num_tokens, found.num_trained_tokens), longest);
   }
 }
 
