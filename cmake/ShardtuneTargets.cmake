@@ -100,7 +100,8 @@ endfunction()
 
 # shardtune_add_test(NAME io_test SOURCES ... DEPS io core LABELS unit [LIBS ...] [SERIAL])
 # One GoogleTest program; every test of it becomes a ctest case under the labels. SERIAL: no other
-# test runs beside one of them.
+# test runs beside one of them. Threads that wait give the core back soon, as with launch/run: ctest
+# runs tests side by side.
 function(shardtune_add_test)
   cmake_parse_arguments(ARG "SERIAL" "NAME;TIMEOUT" "SOURCES;DEPS;LABELS;LIBS" ${ARGN})
   if(NOT ARG_TIMEOUT)
@@ -116,7 +117,8 @@ function(shardtune_add_test)
   shardtune_precompile(${ARG_NAME} tests ${ARG_LIBS})
   include(GoogleTest)
   gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${ARG_SERIAL})
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${ARG_SERIAL}
+    ENVIRONMENT GOMP_SPINCOUNT=10000)
 endfunction()
 
 # Runs whole test programs once more with run-time dispatch held to a lower instruction set.
@@ -127,7 +129,8 @@ function(shardtune_add_limited_tests)
     foreach(target IN LISTS ARG_TARGETS)
       add_test(NAME ${set}.${target} COMMAND ${target})
       set_tests_properties(${set}.${target} PROPERTIES
-        LABELS "unit" TIMEOUT 300 ENVIRONMENT "SHARDTUNE_MAX_CPU_ISA=${set}")
+        LABELS "unit" TIMEOUT 300
+        ENVIRONMENT "SHARDTUNE_MAX_CPU_ISA=${set};GOMP_SPINCOUNT=10000")
     endforeach()
   endforeach()
 endfunction()
