@@ -172,8 +172,12 @@ void BlockFile::take_result(const IoResult& result) {
   Transfer& transfer = transfers_.at(ticket);
   Chunk& chunk = transfer.chunks[index];
   const auto wanted = static_cast<int64_t>(request_for(ticket, transfer, index).bytes.size());
-  const bool again = result.count == -EINTR || result.count == -EAGAIN ||
-                     (result.count > 0 && result.count < wanted);
+  const bool is_part = result.count > 0 && result.count < wanted;
+  chunk.stalls = is_part && result.count < kIoAlignment ? chunk.stalls + 1 : 0;
+  // A file that ends inside of a page gives the same part of it for ever.
+  constexpr int kMaxStalls = 8;
+  const bool again =
+      result.count == -EINTR || result.count == -EAGAIN || (is_part && chunk.stalls < kMaxStalls);
   if (again) {
     // Direct I/O goes on at a multiple of the alignment; the rest of a sector is moved once more.
     chunk.moved += std::max<int64_t>(0, result.count) / kIoAlignment * kIoAlignment;

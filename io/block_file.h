@@ -86,6 +86,7 @@ class BlockFile {
   struct Chunk {  // one request of the transfer
     int64_t moved = 0;
     int64_t error = 0;  // errno
+    int stalls = 0;     // results that moved less than a page, in a row
     bool done = false;
   };
   struct Transfer {

@@ -283,13 +283,15 @@ TEST(BlockFile, AnUnwrittenBlockIsNoBlock) {
 }
 
 TEST(BlockFile, ACutFileIsAMissingInput) {
-  const TempFolder folder;
-  Written written(folder.path());
-  OtherWriter(written.file).cut(2 * kBlock);
-  const std::string message =
-      message_of<MissingInputError>([&] { read_all(written.store, written.buffer); });
-  EXPECT_HAS(message, "layer 1 codes, block ");
-  EXPECT_HAS(message, "the file ends");
+  for (const int64_t size : {2 * kBlock, 2 * kBlock + 100}) {  // inside of a page too
+    const TempFolder folder;
+    Written written(folder.path());
+    OtherWriter(written.file).cut(size);
+    const std::string message =
+        message_of<MissingInputError>([&] { read_all(written.store, written.buffer); });
+    EXPECT_HAS(message, "layer 1 codes, block ");
+    EXPECT_HAS(message, "the file ends");
+  }
 }
 
 TEST(BlockFile, ErrorsOfTheDeviceNameTheBlock) {
