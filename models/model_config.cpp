@@ -24,8 +24,11 @@ void parse_token_ids(const io::JsonReader& json, ModelConfig& config) {
     return;
   if (eos->is_integer())
     config.eos_token_ids.push_back(eos->as_integer());
-  if (!eos->is_array())
+  if (eos->is_integer() || eos->is_null())
     return;
+  if (!eos->is_array())
+    throw DataError(json.name() + ": eos_token_id: expected an integer or a list of them, found " +
+                    std::string(eos->type_name()) + ".");
   for (const io::Json& id : eos->as_array()) {
     if (!id.is_integer())
       throw DataError(json.name() + ": eos_token_id: expected integers.");

@@ -101,6 +101,8 @@ void parse_rope(const io::JsonReader& json, ModelConfig& config) {
     if (reader.number_or("partial_rotary_factor", 1.0) != 1.0)
       refuse(json.name(), "partial_rotary_factor other than 1");
   }
+  if (json.number_or("partial_rotary_factor", 1.0) != 1.0)
+    refuse(json.name(), "partial_rotary_factor other than 1");
   require(
       config.rope_theta > 0.0, json.name(),
       "rope_theta: expected a number above 0, found " + std::to_string(config.rope_theta) + ".");

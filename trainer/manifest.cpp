@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <set>
+#include <string_view>
 
-#include "core/checked.h"
 #include "core/error.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/text.h"
 
 namespace shardtune::trainer {
 namespace {
@@ -69,12 +71,14 @@ ManifestFile parse_file(const io::Json& entry, const fs::path& path) {
   if (crcs == nullptr || !crcs->is_array())
     throw DataError(name + ": crc32c: expected an array of integers");
   for (const io::Json& crc : crcs->as_array()) {
-    if (!crc.is_integer())
-      throw DataError(name + ": crc32c: expected an array of integers");
+    if (!crc.is_integer() || crc.as_integer() != static_cast<uint32_t>(crc.as_integer()))
+      throw DataError(name + ": crc32c: expected an array of integers in [0, 2^32)");
     file.crc32c.push_back(static_cast<uint32_t>(crc.as_integer()));
   }
-  if (file.size < 0 ||
-      static_cast<int64_t>(file.crc32c.size()) != ceil_div(file.size, kManifestBlockBytes))
+  // Not ceil_div(): sizes up to 2^63 - 1 come from the file.
+  const int64_t num_blocks =
+      file.size / kManifestBlockBytes + (file.size % kManifestBlockBytes > 0 ? 1 : 0);
+  if (file.size < 0 || std::ssize(file.crc32c) != num_blocks)
     damaged(path, file.name + ": the manifest lists another number of blocks than its size has");
   return file;
 }
@@ -102,16 +106,27 @@ Manifest read_manifest(const fs::path& folder) {
   }
   if (sealed_text(*body) != text)
     damaged(path, "the manifest differs from its own checksum");
+  if (const int64_t bytes = reader.integer("block_bytes"); bytes != kManifestBlockBytes)
+    damaged(path, "block_bytes: expected " + std::to_string(kManifestBlockBytes) + ", found " +
+                      std::to_string(bytes));
   Manifest manifest;
   manifest.step = reader.integer("step");
+  if (manifest.step < 0)
+    damaged(path, "step: expected an integer from 0, found " + std::to_string(manifest.step));
   manifest.seed = static_cast<uint64_t>(reader.integer("seed"));
   manifest.config_sha256 = reader.string("config_sha256");
   manifest.base_sha256 = reader.string("base_sha256");
   const io::Json* files = body->find("files");
   if (files == nullptr || !files->is_array())
     damaged(path, "expected an array 'files'");
-  for (const io::Json& entry : files->as_array())
+  std::set<std::string_view> names;
+  manifest.files.reserve(files->as_array().size());
+  for (const io::Json& entry : files->as_array()) {
     manifest.files.push_back(parse_file(entry, path));
+    if (!names.insert(manifest.files.back().name).second)
+      damaged(path, "files: expected each file once, found " +
+                        io::quote_text(manifest.files.back().name) + " twice");
+  }
   manifest.sha256 = digest_of(*body);
   return manifest;
 }
