@@ -1,5 +1,6 @@
-// One libFuzzer program per parser (SHARDTUNE_FUZZ_PARSER): every input gives a typed error or a
-// success, within a second of processor time. Memory is bounded by libFuzzer's own options.
+// The libFuzzer program of all parsers; the environment's SHARDTUNE_FUZZ_PARSER says which. Every
+// input gives a typed error or a success, within a second of processor time. Memory is bounded by
+// libFuzzer's own options.
 #include <time.h>
 #include <unistd.h>
 
@@ -18,12 +19,13 @@ namespace {
 constexpr double kMaxSeconds = 1.0;
 
 const Parser& chosen() {
+  const char* const name = std::getenv("SHARDTUNE_FUZZ_PARSER");
   for (const Parser& parser : parsers()) {
-    if (parser.name == SHARDTUNE_FUZZ_PARSER)
+    if (name != nullptr && parser.name == name)
       return parser;
   }
-  std::fprintf(stderr, "no parser is called %s\n", SHARDTUNE_FUZZ_PARSER);
-  std::abort();
+  std::fprintf(stderr, "SHARDTUNE_FUZZ_PARSER: expected a parser of tests/fuzz/parsers.cpp\n");
+  std::exit(64);
 }
 
 /// The file of this process that inputs are written to.

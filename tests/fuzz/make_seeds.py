@@ -9,16 +9,11 @@ What each must give stands in seeds/expected.tsv: file, exit code of its error (
 the message. SHARDTUNE_PRINT_SEEDS=1 makes fuzz_seeds_test print what every seed gives.
 """
 import json
-import pathlib
 import struct
 
-SEEDS = pathlib.Path(__file__).parent / "seeds"
-
-
-def write(parser, name, content):
-    path = SEEDS / parser / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
+import folder_seeds
+import text_seeds
+from seed_files import write
 
 
 # safetensors -------------------------------------------------------------------------------------
@@ -194,142 +189,6 @@ def make_gguf():
                                 for p in valid])
 
 
-# JSON --------------------------------------------------------------------------------------------
-def make_json():
-    def seed(name, content):
-        write("json", name, content)
-
-    seed("valid", '{"a": [1, -2.5e3, true, null, "\\u00e9\\ud83d\\ude00"], "b": {}}')
-    seed("empty", "")
-    seed("arrays_nested_20000", "[" * 20000)
-    seed("objects_nested_5000", '{"a":' * 5000)
-    seed("arrays_nested_64", "[" * 64 + "]" * 64)
-    seed("arrays_nested_65", "[" * 65 + "]" * 65)
-    seed("mixed_nesting_closed", '[{"a":' * 500 + "1" + "}]" * 500)
-    seed("number_1e400", "[1e400]")
-    seed("number_2_to_the_64", "[18446744073709551616, 9223372036854775808, -9223372036854775809]")
-    seed("number_of_5000_digits", "[" + "9" * 5000 + "]")
-    seed("exponent_of_5000_digits", "[1e" + "9" * 5000 + "]")
-    seed("number_with_a_zero_before", "[010]")
-    seed("number_minus", "[-]")
-    seed("not_a_number", "[NaN, Infinity]")
-    seed("key_twice", '{"a": 1, "b": 2, "a": 3}')
-    seed("key_twice_by_escape", '{"a": 1, "\\u0061": 3}')
-    seed("half_a_surrogate_pair", '["\\ud800"]')
-    seed("surrogates_backwards", '["\\ude00\\ud83d"]')
-    seed("not_utf8", b'["\xff\xfe\x80"]')
-    seed("overlong_utf8", b'["\xc0\xaf"]')
-    seed("utf8_cut", b'["\xe2\x82')
-    seed("zero_byte", b'["a\x00b"]')
-    seed("escape_zero", '["a\\u0000b"]')
-    seed("string_not_closed", '["abc')
-    seed("escape_unknown", '["\\x41"]')
-    seed("comma_at_the_end", "[1, 2,]")
-    seed("text_behind", "{} {}")
-    seed("byte_order_mark", b"\xef\xbb\xbf{}")
-    seed("comment", "{} // no")
-    seed("keys_3000", "{" + ",".join(f'"{i}":0' for i in range(3000)) + "}")
-    for name, content in {
-        "only_space": " \t\r\n ", "bracket_alone": "[", "brace_alone": "{", "bracket_closed_alone": "]",
-        "brackets_crossed": "[{]}", "key_without_quotes": "{a: 1}", "key_of_a_number": '{1: 2}',
-        "single_quotes": "{'a': 1}", "colon_missing": '{"a" 1}', "value_missing": '{"a": }',
-        "comma_missing": '{"a": 1 "b": 2}', "comma_first": "[,1]", "commas_two": "[1,,2]",
-        "line_end_in_a_string": '["a\nb"]', "control_in_a_string": '["a\x01b"]',
-        "capital_true": "[True]", "word_cut": "[tru", "plus_number": "[+1]", "dot_first": "[.5]",
-        "dot_last": "[1.]", "exponent_empty": "[1e]", "hexadecimal": "[0x1F]", "underscore": "[1_000]",
-        "infinity": "[Infinity]", "number_tiny": "[1e-400, -0.0, 5e-324]", "key_empty": '{"": 1}',
-        "keys_empty_twice": '{"": 1, "": 2}', "unicode_cut": '["\\u00"]', "unicode_no_hex": '["\\u00zz"]',
-        "surrogate_then_text": '["\\ud83dx"]', "not_a_character": '["\\uffff\\ufdd0"]',
-        "string_of_16000": '["' + "x" * 16000 + '"]', "key_of_16000": '{"' + "k" * 16000 + '": 1}',
-        "key_twice_of_20": "{" + ",".join(f'"{i % 19}":0' for i in range(20)) + "}",
-        "empties_20000": "[" + "[],{}," * 10000 + "0]", "spaces_40000": " " * 40000 + "1" + " " * 40000,
-        "comment_hash": "# no\n{}", "comment_block": "/* no */ {}", "lines_of_json": "{}\n{}\n",
-    }.items():
-        seed(name, content)
-    for name, content in {
-        "utf8_surrogate": b'["\xed\xa0\x80"]', "utf8_over_10ffff": b'["\xf4\x90\x80\x80"]',
-        "utf8_five_bytes": b'["\xf8\x88\x80\x80\x80"]', "utf8_alone_80": b'["\x80"]',
-        "utf8_overlong_nul": b'["\xc0\x80"]', "utf16": '{"a": 1}'.encode("utf-16"),
-        "utf8_in_a_key": b'{"\xff": 1}', "gzip": b"\x1f\x8b\x08\x00" + bytes(16),
-    }.items():
-        seed(name, content)
-
-
-# YAML --------------------------------------------------------------------------------------------
-def make_yaml():
-    def seed(name, content):
-        write("yaml", name, content)
-
-    seed("valid", "model: {model_name_or_path: m}\ntraining:\n  max_steps: 3\n  betas: [0.9, 0.999]\n")
-    seed("empty", "")
-    seed("flow_nested_10000", "a: " + "[" * 10000)
-    seed("flow_maps_nested_10000", "a: " + "{a: " * 10000)
-    seed("flow_nested_100_closed", "a: " + "[" * 100 + "]" * 100)
-    seed("blocks_nested_200", "".join(" " * i + "a:\n" for i in range(200)))
-    seed("sequences_nested_5000", "- " * 5000 + "a")
-    seed("questions_nested_5000", "? " * 5000 + "a")
-    seed("aliases_fan_out", "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{chr(98 + i)}: &{chr(98 + i)} [" + ",".join([f"*{chr(97 + i)}"] * 9) + "]\n" for i in range(9)))
-    seed("alias_of_itself", "a: &a [*a]")
-    seed("alias_in_8_bytes", "&a [*a]\n")
-    seed("alias_unknown", "a: *b")
-    seed("merge_key", "a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\n")
-    seed("key_twice", "a: 1\nb: 2\na: 3\n")
-    seed("key_without_a_colon", "a: 1\n" + "k" * 2000 + "\n")
-    seed("key_a_map", "{a: 1}: 2\n")
-    seed("key_a_sequence", "? [a, b]\n: 1\n")
-    seed("tag_binary", "a: !!binary aGVsbG8=\n")
-    seed("tag_of_python", "a: !!python/object/apply:os.system [ls]\n")
-    seed("two_documents", "a: 1\n---\nb: 2\n")
-    seed("tabs", "a:\n\tb: 1\n")
-    seed("zero_byte", b"a: x\x00y\n")
-    seed("not_utf8", b"a: \xff\xfe\n")
-    seed("quote_not_closed", "a: 'x\nb: 2\n")
-    seed("nodes_20000", "a: [" + "1," * 20000 + "]\n")
-    seed("number_010", "a: 010\nb: 1_000\nc: 0x1F\nd: 1e999\n")
-    seed("scalar_alone", "hello\n")
-    seed("sequence_alone", "- a\n- b\n")
-    seed("block_scalar", "a: |\n  x\n  y\nb: >-\n  z\n")
-    for depth in (63, 64, 65, 1000):
-        seed(f"flow_depth_{depth}", "a: " + "[" * depth + "]" * depth + "\n")
-        seed(f"block_depth_{depth}", "".join(" " * i + "- \n" for i in range(min(depth, 180))))
-        seed(f"maps_depth_{depth}", "a: " + "{a: " * depth + "1" + "}" * depth + "\n")
-    for width in (2, 3, 10, 100):  # levels of aliases that name the level before so often
-        seed(f"aliases_fan_out_{width}", "a0: &a0 x\n" + "".join(
-            f"a{i}: &a{i} [" + ",".join([f"*a{i - 1}"] * width) + "]\n" for i in range(1, 30)))
-    for name, content in {
-        "alias_as_a_key": "a: &a x\n*a : 1\n", "alias_behind_a_tag": "a: !!seq *b\n",
-        "anchor_twice": "a: &x 1\nb: &x 2\nc: *x\n", "anchor_without_a_name": "a: & 1\n",
-        "anchor_on_a_map": "&m {a: 1}\n", "cycle_of_two": "a: &a [*b]\nb: &b [*a]\n",
-        "merge_key_of_a_list": "a: &a {x: 1}\nb: {<<: [*a, *a]}\n", "merge_key_alone": "<<: {a: 1}\n",
-        "merge_key_quoted": '"<<": {a: 1}\n', "tag_own": "a: !mine 1\n", "tag_null": "a: !!null x\n",
-        "tag_directive": "%TAG ! tag:x,2000:\n---\na: !y 1\n", "version_directive": "%YAML 1.1\n---\na: 1\n",
-        "directive_unknown": "%FOO bar\n---\na: 1\n", "document_end": "a: 1\n...\n",
-        "document_end_then_text": "a: 1\n...\nb: 2\n", "documents_3000": "---\n" * 3000,
-        "key_empty": ": 1\n", "key_null": "~: 1\n", "key_twice_quoted": "a: 1\n'a': 2\n",
-        "key_twice_in_flow": "a: {b: 1, b: 2}\n", "key_of_257": "k" * 257 + ": 1\n", "key_of_256": "k" * 256 + ": 1\n",
-        "indent_back": "a:\n    b: 1\n  c: 2\n", "indent_of_list": "a:\n- 1\n  - 2\n",
-        "colon_without_space": "a:1\n", "colons_two": "a: b: c\n", "flow_not_closed": "a: {b: [1, 2}\n",
-        "flow_comma_first": "a: [, 1]\n", "flow_colon": "a: [b: 1]\n", "brace_closed_alone": "a: }\n",
-        "at_sign": "a: @b\n", "backquote": "a: `b`\n", "percent": "a: %b\n", "question_alone": "?\n",
-        "dash_without_space": "a:\n  -1\n  -2\n", "escape_unknown": 'a: "\\q"\n', "escape_cut": 'a: "\\x4"\n',
-        "escape_surrogate": 'a: "\\uD800"\n', "escape_over_10ffff": 'a: "\\U00110000"\n',
-        "block_indicator_bad": "a: |99\n  x\n", "block_not_indented": "a: |\nx\n", "word_yes": "a: yes\nb: On\n",
-        "numbers_odd": "a: .inf\nb: -.INF\nc: .nan\nd: 0o17\ne: 1:30\n", "line_of_16000": "a: " + "x" * 16000 + "\n",
-        "comment_of_16000": "#" + "c" * 16000 + "\na: 1\n", "lines_empty_20000": "\n" * 20000 + "a: 1\n",
-        "carriage_returns": "a: 1\rb: 2\r", "line_separator": "a: 1\u2028b: 2\n", "no_break_space": "a:\u00a01\n",
-        "keys_5000": "".join(f"k{i}: 0\n" for i in range(5000)),
-    }.items():
-        seed(name, content)
-    for name, content in {
-        "byte_order_mark": b"\xef\xbb\xbfa: 1\n", "byte_order_mark_inside": b"a: 1\n\xef\xbb\xbfb: 2\n",
-        "utf16": "a: 1\n".encode("utf-16"), "utf8_surrogate": b"a: \xed\xa0\x80\n",
-        "utf8_overlong": b"a: \xc0\xaf\n", "utf8_cut": b"a: \xe2\x82", "escape_character": b"a: \x1b[31m\n",
-        "delete_character": b"a: \x7f\n", "next_line": b"a: 1\xc2\x85b: 2\n",
-    }.items():
-        seed(name, content)
-
-
 # tokenizer.json ----------------------------------------------------------------------------------
 def tokenizer(model=None, **parts):
     base = {"version": "1.0", "added_tokens": [{"id": 3, "content": "<|im_end|>", "special": True}],
@@ -485,8 +344,12 @@ def make_data():
 if __name__ == "__main__":
     make_safetensors()
     make_gguf()
-    make_json()
-    make_yaml()
     make_tokenizer_json()
     make_tokenizer_model()
     make_data()
+    text_seeds.make_json()
+    text_seeds.make_yaml()
+    folder_seeds.make_shard_index()
+    folder_seeds.make_model_config()
+    folder_seeds.make_manifest()
+    folder_seeds.make_swap()

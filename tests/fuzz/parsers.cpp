@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <vector>
 
 #include "core/error.h"
@@ -12,6 +14,9 @@
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/yaml_node.h"
+#include "models/model_config.h"
+#include "tests/fuzz/swap_blocks.h"
+#include "trainer/verified_file.h"
 
 namespace shardtune::fuzz {
 namespace {
@@ -61,6 +66,10 @@ void read_safetensors(const std::filesystem::path& file) {
 void read_gguf(const std::filesystem::path& file) {
   const auto gguf = io::open_gguf(file);
   read_tensors(*gguf);
+  try {
+    models::parse_gguf_config(*gguf);
+  } catch (const Error&) {  // the seeds' errors are those of the tokenizer
+  }
   use_tokenizer(*data::load_tokenizer_from_gguf(*gguf));
 }
 
@@ -109,6 +118,78 @@ void read_data(const std::filesystem::path& file) {
   data::read_records({file.string(), "auto", {}});
 }
 
+namespace fs = std::filesystem;
+
+void write(const fs::path& path, std::string_view text) {
+  std::ofstream(path, std::ios::binary).write(text.data(), std::ssize(text));
+}
+
+/// The index of a folder that has two shards: "a" and "b" in the first, "c" in the second.
+void read_shard_index(const fs::path& file) {
+  const fs::path folder = file.parent_path();
+  if (!fs::exists(folder / "model-1.safetensors")) {
+    const auto shard = [](const std::string& header, size_t num_bytes) {
+      const uint64_t length = header.size();
+      std::string text(sizeof length, '\0');
+      std::memcpy(text.data(), &length, sizeof length);
+      return text + header + std::string(num_bytes, '\1');
+    };
+    write(folder / "model-1.safetensors",
+          shard(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+                R"("b":{"dtype":"BF16","shape":[2,1],"data_offsets":[8,12]}})",
+                12));
+    write(folder / "model-2.safetensors",
+          shard(R"({"c":{"dtype":"F16","shape":[3],"data_offsets":[0,6]}})", 6));
+    write(folder / "notes.txt", "no tensors\n");
+  }
+  read_tensors(*io::open_safetensors(folder));
+}
+
+void read_model_config(const fs::path& file) {
+  const auto config = models::parse_model_config(io::read_json_file(file.string()), file.string());
+  // What is written of it is the same model.
+  std::string text;
+  try {
+    text = models::to_config_json(config, "float32").dump();
+  } catch (const Error&) {  // what transformers cannot be told
+    return;
+  }
+  const auto again = models::parse_model_config(io::parse_json(text, "written"), "written");
+  require(models::to_config_json(again, "float32").dump() == text);
+}
+
+void read_checkpoint_folder(const fs::path& folder) {
+  for (const trainer::ManifestFile& listed : trainer::verify_folder(folder).files) {
+    trainer::VerifiedFile verified(folder / listed.name, listed);
+    std::vector<std::byte> bytes(static_cast<size_t>(verified.size()));
+    verified.read(0, bytes);
+  }
+}
+
+/// The manifest of a folder that holds data.bin: first with the checksum that it should have, as no
+/// change of its body would get past a wrong one, then as it is.
+void read_manifest(const fs::path& file) {
+  const fs::path folder = file.parent_path();
+  if (!fs::exists(folder / "data.bin"))
+    write(folder / "data.bin", "hello");
+  io::Json given;
+  try {
+    given = io::read_json_file(file.string());
+  } catch (const Error&) {  // told below
+  }
+  const io::Json* const body = given.find("manifest");
+  if (body != nullptr) {
+    const std::string text = io::read_text_file(file, int64_t{1} << 30);
+    io::Json whole = io::Json::object();
+    whole.set("manifest", *body);
+    whole.set("sha256", io::sha256_hex(io::as_bytes(body->dump())));
+    write(file, whole.dump() + "\n");
+    read_checkpoint_folder(folder);
+    write(file, text);
+  }
+  read_checkpoint_folder(folder);
+}
+
 constexpr Parser kParsers[] = {
     {"safetensors", "model.safetensors", &read_safetensors},
     {"gguf", "model.gguf", &read_gguf},
@@ -117,6 +198,10 @@ constexpr Parser kParsers[] = {
     {"tokenizer_json", "tokenizer.json", &read_tokenizer_folder},
     {"tokenizer_model", "tokenizer.model", &read_tokenizer_folder},
     {"data", "data.jsonl", &read_data},
+    {"shard_index", "model.safetensors.index.json", &read_shard_index},
+    {"model_config", "config.json", &read_model_config},
+    {"manifest", trainer::kManifestFile, &read_manifest},
+    {"swap", "script.bin", &read_swap_blocks},
 };
 
 }  // namespace
