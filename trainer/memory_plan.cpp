@@ -118,10 +118,12 @@ PlannedData data_of(const Job& job, const PlanChoice& choice) {
 struct StepShape {
   std::map<int, data::MicroBatchPlan> longest;  // by slots
   int64_t micro_batches = 0;                    // of the largest step
+  bool lengths_differ = false;                  // of any two micro-batches
 };
 
 StepShape shape_of_steps(const PlannedData& data, int ranks) {
   StepShape shape;
+  int64_t rows = 0;
   for (int64_t index = 0; index < data.last_step; ++index) {
     const data::StepPlan step = data.plan->step(index);
     const auto count = static_cast<int64_t>(step.micro_batches.size());
@@ -130,6 +132,8 @@ StepShape shape_of_steps(const PlannedData& data, int ranks) {
       data::MicroBatchPlan& longest = shape.longest[PlannedStore::num_slots(m / ranks * ranks)];
       if (step.micro_batches[m].is_larger_than(longest))
         longest = step.micro_batches[m];
+      shape.lengths_differ |= rows != 0 && rows != step.micro_batches[m].num_rows();
+      rows = step.micro_batches[m].num_rows();
     }
   }
   return shape;
@@ -327,9 +331,16 @@ bool saves_beside_steps(const Job& job, int64_t last_step) {
   return every > 0 && every < last_step;
 }
 
-/// The rows of a rank; what the pool covers beyond the buffers in use at its peak is a row too.
+/// What the pool covers beyond the buffers in use at its peak. The walk knows one length of
+/// micro-batches; others leave buffers of their own sizes, up to what the pool always keeps.
+int64_t kept_for_reuse(const DryRun& dry_run, int64_t in_use, bool lengths_differ) {
+  const int64_t walked = dry_run.peak_bytes() - dry_run.beside_pool_at_peak() - in_use;
+  return lengths_differ ? std::max(walked, BufferPool::kAlwaysKeptBytes) : walked;
+}
+
+/// The rows of a rank.
 void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessBytes& process,
-              int64_t state_bytes, RunPlan& plan) {
+              int64_t state_bytes, bool lengths_differ, RunPlan& plan) {
   const auto& peak = dry_run.bytes_at_peak();
   const auto of = [&](Purpose purpose) { return peak[static_cast<size_t>(purpose)]; };
   const parallel::ParameterBytes& bytes = store.bytes();
@@ -358,7 +369,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
   add("head: logits and gradient", of(Purpose::kHead));
   add("dequantised weight", of(Purpose::kDequantised));
   add("products: workspace", of(Purpose::kProducts));
-  add("buffers kept for reuse", dry_run.peak_bytes() - dry_run.beside_pool_at_peak() - in_use);
+  add("buffers kept for reuse", kept_for_reuse(dry_run, in_use, lengths_differ));
 }
 
 }  // namespace
@@ -417,7 +428,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   const auto num_states = std::ssize(element_states(job.config));
   const StateBytes states = state_bytes_of(job.config, store, 0);
   const int64_t adapter_bytes = kFloatBytes * store.num_trainable_elements();
-  add_rows(store, dry_run, process, states.resident, plan);
+  add_rows(store, dry_run, process, states.resident, shape.lengths_differ, plan);
   for (const MemoryRow& row : plan.rows)
     plan.run_bytes += row.bytes;
   plan.other_rank_bytes = plan.run_bytes;
