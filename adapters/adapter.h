@@ -86,7 +86,7 @@ struct InitContext {
   /// Runs the model over a sample of the data with only these hooks, the same on every rank; empty:
   /// no data at hand. Collective.
   std::function<void(models::Hooks& hooks)> forward = {};
-  int64_t num_tokens = 0;  // of that sample; rows past them are padding
+  const TokenBatch* sample = nullptr;  // that data; rows past it are padding
   /// Ids of a text as the model's tokenizer encodes it, ends included; may be empty.
   std::function<std::vector<int32_t>(const std::string& text)> encode = {};
 };
@@ -178,6 +178,17 @@ class AdapterOptions {
   virtual std::optional<quant::KeptForm> merge_aware() const { return std::nullopt; }
   /// Makes a saved adapter merge-aware as it was trained. DataError: the method cannot be.
   virtual void set_merge_aware(quant::KeptForm form);
+  /// What of a new adapter follows from a sample of the data, beside the model.
+  enum class FromData { kNothing, kValues, kShapes };
+  virtual FromData from_data() const { return FromData::kNothing; }
+  /// Of kShapes: the options with the shapes that fit the sample, for a model that is loaded anew;
+  /// attach() without them takes those that need the most memory, for a plan. Null in a dry run,
+  /// which walks what is run. Collective.
+  virtual std::unique_ptr<AdapterOptions> fitted_to_data(models::Model& model,
+                                                         const InitContext& context) const;
+  /// The same with the shapes of a checkpoint. DataError: they are not there, or not these options'
+  virtual std::unique_ptr<AdapterOptions> fitted_as(
+      models::Model& model, const std::vector<models::NamedState>& states) const;
   /// Declares parameters for the model. ConfigError: target_modules that match nothing (lists the
   /// candidates).
   virtual std::unique_ptr<Adapter> attach(models::Model& model) const = 0;

@@ -17,6 +17,7 @@
 
 #include "adapters/dora.h"
 #include "adapters/eva.h"
+#include "adapters/eva_ranks.h"
 #include "adapters/linear_adapter.h"
 #include "adapters/lora_checks.h"
 #include "adapters/lora_init.h"
@@ -51,12 +52,15 @@ struct Derived {
 class Lora : public LinearAdapter {
  public:
   Lora(const LoraOptions& options, models::Model& model)
-      : LinearAdapter(model), options_(options), derived_(model.linears().size()) {
+      : LinearAdapter(model),
+        options_(options),
+        derived_(model.linears().size()),
+        scales_(model.linears().size()) {
     if (options.merge_aware)
       requantised_.emplace(model, *options.merge_aware);
     for (BaseLinear* linear : match_target_modules(options.targets, model, Tables::kChanged)) {
       attach(*linear);
-      if (requantised_)
+      if (requantised_ && wraps(*linear))
         requantised_->add(*linear, {id_of(*linear, kA), id_of(*linear, kB), scale_of(*linear)});
     }
     tables_.paths = match_target_tables(options.targets, model);
@@ -67,6 +71,8 @@ class Lora : public LinearAdapter {
   void initialize(const InitContext& context) override {
     seed_ = context.seed;
     source_ = context.source;
+    if (options_.shares_ranks())
+      throw ArgumentError("init_lora_weights eva: expected ranks that were fitted to data");
     if (options_.init == LoraInit::kEva)
       see_inputs(context);
     LinearAdapter::initialize(context);
@@ -118,6 +124,9 @@ class Lora : public LinearAdapter {
     return is_b ? options_.loraplus_lr_ratio : 1.0;
   }
   std::vector<SavedTensor> saved_tensors() const override;
+  std::vector<models::NamedState> named_state() const override {
+    return eva_states(options_, model());
+  }
   io::Json peft_config(const std::string& base_model) const override {
     std::vector<std::string> targets = wrapped_targets();
     for (const std::string& path : {tables_.paths.embedding, tables_.paths.head}) {
@@ -142,7 +151,7 @@ class Lora : public LinearAdapter {
     return derived_[static_cast<size_t>(linear.index())];
   }
   float scale_of(const BaseLinear& linear) const {
-    return static_cast<float>(options_.scale_of(linear.path()));
+    return scales_[static_cast<size_t>(linear.index())];
   }
   /// Columns of A: inputs, or groups of them.
   int64_t columns_of(const BaseLinear& linear) const {
@@ -158,11 +167,15 @@ class Lora : public LinearAdapter {
   Variable low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
                     std::optional<DType> result) const;
   Tensor row_norms(const BaseLinear& linear) const;
-  Tensor stacked(ParameterId id, const Tensor* start, bool by_columns) const;
+  /// The value of a factor with what it started from.
+  Tensor stacked(ParameterId id, const Tensor* start, bool by_columns) const {
+    return with_start(store().value(id), start, by_columns);
+  }
 
   LoraOptions options_;
   LoraTables tables_;
   std::vector<Derived> derived_;                // by BaseLinear::index()
+  std::vector<float> scales_;                   // by BaseLinear::index()
   std::vector<std::vector<float>> directions_;  // of EVA, by BaseLinear::index(), at the start
   uint64_t seed_ = 0;
   const models::ModelSource* source_ = nullptr;           // while initial values are made
@@ -172,6 +185,10 @@ class Lora : public LinearAdapter {
 
 void Lora::attach(const BaseLinear& linear) {
   const int64_t rank = options_.rank_of(linear.path());
+  if (rank == 0)
+    return;  // EVA gave it none
+  scales_[static_cast<size_t>(linear.index())] =
+      static_cast<float>(options_.scale_of(linear.path()));
   if (options_.qalora_group_size > 0)
     check_groups(options_, linear);
   if (options_.is_new)
@@ -280,14 +297,26 @@ Variable Lora::before_head(Tape& tape, const Variable& hidden, const models::Pas
 
 void Lora::see_inputs(const InitContext& context) {
   std::vector<EvaTarget> targets;
-  for (const BaseLinear* linear : model().linears()) {
-    if (wraps(*linear))
-      targets.push_back({linear, options_.rank_of(linear->path())});
-  }
-  auto found = eva_directions(std::ssize(model().linears()), targets, context);
   directions_.resize(model().linears().size());
-  for (size_t i = 0; i < targets.size(); ++i)
-    directions_[static_cast<size_t>(targets[i].linear->index())] = std::move(found[i]);
+  for (const BaseLinear* linear : model().linears()) {
+    const int64_t rank = wraps(*linear) ? options_.rank_of(linear->path()) : 0;
+    std::vector<float>& directions = directions_[static_cast<size_t>(linear->index())];
+    if (rank > 0 && options_.eva_start != nullptr)
+      directions = options_.eva_start->at(linear->path());
+    else if (options_.has_eva_ranks)  // of a checkpoint, which brings the values too
+      directions.resize(static_cast<size_t>(rank * linear->in_features()));
+    else if (rank > 0)
+      targets.push_back({linear, rank});
+  }
+  if (targets.empty())
+    return;
+  const auto found =
+      eva_directions(std::ssize(model().linears()), targets, context, options_.eva.use_label_mask);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const BaseLinear& linear = *targets[i].linear;
+    directions_[static_cast<size_t>(linear.index())] =
+        eva_start_of(*found[i], targets[i].rank, linear.in_features(), options_.eva.whiten);
+  }
 }
 
 const LoraFactors& Lora::start_of(const BaseLinear& linear) {
@@ -365,27 +394,6 @@ Variable Lora::on_linear(Tape& tape, const BaseLinear& linear, const Variable& x
   return autograd::add(tape, next(x), autograd::add(tape, scaled, without));
 }
 
-// [p; start] of A, or [p, -start] of B by columns.
-Tensor Lora::stacked(ParameterId id, const Tensor* start, bool by_columns) const {
-  const TensorView p = store().value(id);
-  const bool has_start = start != nullptr;
-  const int64_t times = has_start ? 2 : 1;
-  Tensor result(by_columns ? Shape{p.dim(0), p.dim(1) * times} : Shape{p.dim(0) * times, p.dim(1)},
-                DType::kFloat32);
-  // Rows of both parts in turn: whole tensors of A, single rows of B.
-  const int64_t run = by_columns ? p.dim(1) : p.numel();
-  for (int64_t i = 0; i < p.numel() / run; ++i) {
-    float* to = result.data<float>() + i * run * times;
-    std::copy_n(p.data<const float>() + i * run, run, to);
-    if (!has_start)
-      continue;
-    const float* from = start->data<const float>() + i * run;
-    std::transform(from, from + run, to + run,
-                   [&](float value) { return by_columns ? -value : value; });
-  }
-  return result;
-}
-
 Tensor Lora::row_norms(const BaseLinear& linear) const {
   const Derived& derived = derived_of(linear);
   const Tensor a = stacked(id_of(linear, kA), derived.start_A.get(), false);
@@ -440,19 +448,7 @@ std::vector<SavedTensor> Lora::saved_tensors() const {
     if (!is_a && !tensor.name.ends_with(".lora_B.weight"))
       continue;
     const Derived& derived = *starts.at(tensor.sources[0]);
-    const std::shared_ptr<Tensor> start = is_a ? derived.start_A : derived.start_B;
-    const int64_t run = is_a ? tensor.shape.numel() : tensor.shape[1];
-    tensor.shape = is_a ? Shape{tensor.shape[0] * 2, tensor.shape[1]}
-                        : Shape{tensor.shape[0], tensor.shape[1] * 2};
-    tensor.compose = [run, is_a, start](const auto& sources, std::span<float> out) {
-      for (int64_t i = 0; i < std::ssize(out); ++i) {
-        const bool is_start = i / run % 2 != 0;
-        const int64_t place = i / (2 * run) * run + i % run;
-        const float value =
-            is_start ? start->data<const float>()[place] : sources[0][static_cast<size_t>(place)];
-        out[static_cast<size_t>(i)] = is_start && !is_a ? -value : value;
-      }
-    };
+    add_start(tensor, is_a, is_a ? derived.start_A : derived.start_B);
   }
   return saved;
 }
@@ -469,8 +465,23 @@ class AttachLora : public AdapterOptions {
   }
   std::optional<quant::KeptForm> merge_aware() const override { return options_.merge_aware; }
   void set_merge_aware(quant::KeptForm form) override { options_.merge_aware = form; }
+  FromData from_data() const override {
+    if (options_.init != LoraInit::kEva)
+      return FromData::kNothing;
+    return options_.shares_ranks() ? FromData::kShapes : FromData::kValues;
+  }
+  std::unique_ptr<AdapterOptions> fitted_to_data(models::Model& model,
+                                                 const InitContext& context) const override {
+    auto fitted = eva_fitted_to_data(options_, model, context);
+    return fitted ? std::make_unique<AttachLora>(std::move(*fitted)) : nullptr;
+  }
+  std::unique_ptr<AdapterOptions> fitted_as(
+      models::Model& model, const std::vector<models::NamedState>& states) const override {
+    return std::make_unique<AttachLora>(eva_fitted_as(options_, model, states));
+  }
   std::unique_ptr<Adapter> attach(models::Model& model) const override {
-    auto adapter = std::make_unique<Lora>(options_, model);
+    auto adapter = std::make_unique<Lora>(
+        options_.shares_ranks() ? eva_with_most_bytes(options_, model) : options_, model);
     adapter->add_trained_tensors();
     return adapter;
   }

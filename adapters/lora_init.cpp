@@ -136,4 +136,38 @@ LoraFactors factor_lora_start(const models::BaseLinear& linear, const LoraFactor
   return request.init == LoraInit::kPissa ? pissa(w, request) : olora(w, request);
 }
 
+Tensor with_start(const TensorView& p, const Tensor* start, bool by_columns) {
+  const bool has_start = start != nullptr;
+  const int64_t times = has_start ? 2 : 1;
+  Tensor result(by_columns ? Shape{p.dim(0), p.dim(1) * times} : Shape{p.dim(0) * times, p.dim(1)},
+                DType::kFloat32);
+  // Rows of both parts in turn: whole tensors of A, single rows of B.
+  const int64_t run = by_columns ? p.dim(1) : p.numel();
+  for (int64_t i = 0; i < p.numel() / run; ++i) {
+    float* to = result.data<float>() + i * run * times;
+    std::copy_n(p.data<const float>() + i * run, run, to);
+    if (!has_start)
+      continue;
+    const float* from = start->data<const float>() + i * run;
+    std::transform(from, from + run, to + run,
+                   [&](float value) { return by_columns ? -value : value; });
+  }
+  return result;
+}
+
+void add_start(SavedTensor& tensor, bool is_a, const std::shared_ptr<Tensor>& start) {
+  const int64_t run = is_a ? tensor.shape.numel() : tensor.shape[1];
+  tensor.shape = is_a ? Shape{tensor.shape[0] * 2, tensor.shape[1]}
+                      : Shape{tensor.shape[0], tensor.shape[1] * 2};
+  tensor.compose = [run, is_a, start](const auto& sources, std::span<float> out) {
+    for (int64_t i = 0; i < std::ssize(out); ++i) {
+      const bool is_start = i / run % 2 != 0;
+      const int64_t place = i / (2 * run) * run + i % run;
+      const float value =
+          is_start ? start->data<const float>()[place] : sources[0][static_cast<size_t>(place)];
+      out[static_cast<size_t>(i)] = is_start && !is_a ? -value : value;
+    }
+  };
+}
+
 }  // namespace shardtune::adapters

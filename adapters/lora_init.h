@@ -6,8 +6,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "adapters/adapter.h"
 #include "adapters/lora_options.h"
 #include "core/rng.h"
 #include "models/base_linear.h"
@@ -33,5 +35,10 @@ struct LoraFactorRequest {
 /// Factors of a linear's start; its unit must be leased. The sign of each pair of vectors is chosen
 /// so that the element of A with the largest magnitude is positive.
 LoraFactors factor_lora_start(const models::BaseLinear& linear, const LoraFactorRequest& request);
+
+/// [p; start] of A, or [p, -start] of B by columns; p alone without a start.
+Tensor with_start(const TensorView& p, const Tensor* start, bool by_columns);
+/// The same for a factor of the saved folder.
+void add_start(SavedTensor& tensor, bool is_a, const std::shared_ptr<Tensor>& start);
 
 }  // namespace shardtune::adapters

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "core/token_batch.h"
+
 namespace shardtune::adapters {
 
 namespace {
@@ -67,15 +69,27 @@ void parse_loftq(const OptionReader& reader, LoraOptions& options) {
       reader.error("loftq_config",
                    "expected loftq_bits 4 or 8 and loftq_iter 1, found '" + name + "'.");
   }
-  for (const auto& [name, value] : reader.pattern("eva_config", {0, 1e6})) {
-    if (name != "rho" || value != 1.0)
-      reader.error("eva_config",
-                   "expected rho: 1 alone, found " + name +
-                       ". Ranks are not redistributed over the linears; write them as "
-                       "rank_pattern.");
-  }
   if (options.loftq_bits > 0 && options.init != LoraInit::kLoftq)
     reader.error("loftq_config", "belongs to init_lora_weights: loftq.");
+}
+
+void parse_eva(const OptionReader& reader, LoraOptions& options) {
+  const char* const kConfig = "eva_config";
+  if (!options.is_new || !reader.has(kConfig))
+    return;
+  if (options.init != LoraInit::kEva)
+    reader.error(kConfig, "belongs to init_lora_weights: eva.");
+  const auto section = reader.section(kConfig);
+  options.eva.rho = section->number("rho", 2.0, {1, 1e6});
+  options.eva.use_label_mask = section->boolean("use_label_mask", true);
+  options.eva.whiten = section->boolean("whiten", false);
+  options.eva.adjust_scaling_factors = section->boolean("adjust_scaling_factors", true);
+  section->integer("label_mask_value", kIgnoreLabel, {kIgnoreLabel, kIgnoreLabel});
+  if (section->has("tau"))
+    section->error("tau",
+                   "has no meaning here: directions come from a fixed number of passes over a "
+                   "fixed sample, not from batches until they stay the same. Leave it out.");
+  section->finish();
 }
 
 void parse_qalora(const OptionReader& reader, LoraOptions& options) {
@@ -175,6 +189,7 @@ LoraOptions parse_lora(const OptionReader& reader) {
     options.loraplus_lr_ratio = reader.number("loraplus_lr_ratio", 1.0, {0, 1e6, true});
   parse_init(reader, options);
   parse_loftq(reader, options);
+  parse_eva(reader, options);
   parse_qalora(reader, options);
   if (options.init == LoraInit::kOrthogonal && options.lora_rank % 2 != 0)
     reader.error("init_lora_weights", "orthogonal needs an even lora_rank.");
@@ -230,6 +245,12 @@ std::vector<std::pair<std::string, std::string>> lora_keys(const LoraOptions& op
                {"use_rslora", truth(options.use_rslora)}});
   if (options.merge_aware)
     keys.emplace_back("merge_aware_weights", quant::name_of(*options.merge_aware));
+  if (options.init == LoraInit::kEva)
+    keys.emplace_back("eva_config",
+                      "{adjust_scaling_factors: " + truth(options.eva.adjust_scaling_factors) +
+                          ", rho: " + number_json(options.eva.rho).dump() +
+                          ", use_label_mask: " + truth(options.eva.use_label_mask) +
+                          ", whiten: " + truth(options.eva.whiten) + "}");
   if (options.qalora_group_size > 0)
     keys.emplace_back("qalora_group_size", std::to_string(options.qalora_group_size));
   return keys;
@@ -241,6 +262,7 @@ io::Json lora_peft_config(const LoraOptions& options, const std::vector<std::str
   const double rank_factor = options.is_relative() ? 2.0 : 1.0;
   const double alpha_factor = options.use_rslora ? std::sqrt(rank_factor) : rank_factor;
   const auto times = [](Pattern pattern, double factor) {
+    std::erase_if(pattern, [](const auto& entry) { return entry.second == 0.0; });
     for (auto& [name, value] : pattern)
       value *= factor;
     return pattern_json(pattern);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -18,6 +20,16 @@ namespace shardtune::adapters {
 /// starts A with the directions of the linear's inputs (eva.h).
 enum class LoraInit { kKaiming, kGaussian, kOrthogonal, kPissa, kOlora, kLoftq, kEva };
 
+/// PEFT's eva_config (eva.h, eva_ranks.h).
+struct EvaOptions {
+  double rho = 2.0;  // a linear gets at most so many times its rank
+  bool use_label_mask = true;
+  bool whiten = false;
+  bool adjust_scaling_factors = true;  // alpha grows with the rank
+};
+/// A of each linear by its path, row by row.
+using EvaStart = std::map<std::string, std::vector<float>>;
+
 struct LoraOptions {
   int64_t lora_rank = 8;
   double lora_alpha = 16.0;
@@ -29,6 +41,9 @@ struct LoraOptions {
   int64_t pissa_niter = 0;        // subspace iterations; 0: exact
   int64_t loftq_bits = 0;         // 0: not asked for
   double loraplus_lr_ratio = 1.0;
+  EvaOptions eva;
+  bool has_eva_ranks = false;                 // rank_pattern has every linear's, some of them 0
+  std::shared_ptr<const EvaStart> eva_start;  // found with the ranks
   Pattern rank_pattern;
   Pattern alpha_pattern;
   TargetModules targets;
@@ -41,6 +56,8 @@ struct LoraOptions {
   int64_t columns_of(int64_t inputs) const {
     return qalora_group_size > 0 ? inputs / qalora_group_size : inputs;
   }
+  /// Whether ranks are still to be fitted to data.
+  bool shares_ranks() const { return init == LoraInit::kEva && eva.rho > 1.0 && !has_eva_ranks; }
   /// Whether what is learnt is the difference to the start, not the product of A and B.
   bool is_relative() const { return init == LoraInit::kPissa || init == LoraInit::kOlora; }
 };

@@ -69,10 +69,13 @@ class YamlOptions : public OptionReader {
   bool is_mapping(std::string_view key) const override {
     return section_.section(ours(key)).is_mapping();
   }
+  std::unique_ptr<OptionReader> section(std::string_view key) const override {
+    return read_yaml_options(section_.section(ours(key)));
+  }
   void error(std::string_view key, const std::string& message) const override {
     section_.error(ours(key), message);
   }
-  void finish() const override {}  // the section's own finish() names unknown keys
+  void finish() const override { section_.finish(); }
 
  private:
   std::string ours(std::string_view key) const {
@@ -216,6 +219,11 @@ class PeftOptions : public OptionReader {
   bool is_mapping(std::string_view key) const override {
     const io::Json* value = find(key);
     return value != nullptr && value->is_object();
+  }
+  std::unique_ptr<OptionReader> section(std::string_view key) const override {
+    static const io::Json kNone = io::Json::object();
+    const io::Json* value = find(key);
+    return read_peft_options(value == nullptr ? kNone : *value, name_ + ": " + std::string(key));
   }
   void error(std::string_view key, const std::string& message) const override {
     throw DataError(name_ + ": " + std::string(key) + ": " + message);

@@ -45,6 +45,8 @@ class OptionReader {
   virtual Masks masks(std::string_view key) const = 0;
   /// Whether the key holds one text, not a list.
   virtual bool is_text(std::string_view key) const = 0;
+  /// What the key holds by name, to be finished on its own; empty where it is absent.
+  virtual std::unique_ptr<OptionReader> section(std::string_view key) const = 0;
   /// Whether the key holds values by name.
   virtual bool is_mapping(std::string_view key) const = 0;
 

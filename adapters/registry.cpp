@@ -50,6 +50,18 @@ void AdapterOptions::set_merge_aware(quant::KeptForm) {
                   " cannot have been trained merge-aware. Copy the adapter folder again.");
 }
 
+std::unique_ptr<AdapterOptions> AdapterOptions::fitted_to_data(models::Model&,
+                                                               const InitContext&) const {
+  throw ArgumentError("adapter of method " + std::string(method()) +
+                      ": expected one whose shapes follow from data");
+}
+
+std::unique_ptr<AdapterOptions> AdapterOptions::fitted_as(
+    models::Model&, const std::vector<models::NamedState>&) const {
+  throw ArgumentError("adapter of method " + std::string(method()) +
+                      ": expected one whose shapes follow from data");
+}
+
 std::vector<SavedTensor> Adapter::saved_tensors() const {
   std::vector<SavedTensor> saved;
   for (const AdapterTensor& tensor : tensors()) {

@@ -240,9 +240,19 @@ void see_sample(Job& job, const TokenBatch& sample, models::Hooks& hooks) {
   });
 }
 
-}  // namespace
+/// What an adapter's initial values may depend on.
+void with_start(Job& job, const std::function<void(const adapters::InitContext&)>& use) {
+  adapters::InitContext start(job.config.training.seed);
+  start.source = job.source.get();
+  start.encode = [&job](const std::string& text) { return job.tokenizer->encode(text, {}); };
+  const TokenBatch sample =
+      data::collate(job.train_set.samples, calibration_samples(job.train_set.samples));
+  start.sample = &sample;
+  start.forward = [&](models::Hooks& hooks) { see_sample(job, sample, hooks); };
+  use(start);
+}
 
-void load(Job& job) {
+void load_base(Job& job) {
   const RunConfig& config = job.config;
   open_base_file(job);
   job.store = std::make_unique<parallel::ShardedParameterStore>(
@@ -257,24 +267,45 @@ void load(Job& job) {
   job.model = models::load_model(*job.source, *job.store, options);
   if (config.model.computes_in_int8())
     models::enable_int8(*job.model);
-  job.adapter = config.adapter.options->attach(*job.model);
+}
+
+/// The base that a sample of the data goes through has no place for an adapter yet.
+std::unique_ptr<adapters::AdapterOptions> fit_to_data(Job& job) {
+  load_base(job);
+  job.store->seal();
+  std::unique_ptr<adapters::AdapterOptions> fitted;
+  with_start(job, [&](const adapters::InitContext& start) {
+    fitted = job.config.adapter.options->fitted_to_data(*job.model, start);
+  });
+  job.model.reset();
+  job.store.reset();
+  job.base_file.reset();
+  return fitted;
+}
+
+}  // namespace
+
+void load(Job& job, const CheckpointState* start) {
+  const adapters::AdapterOptions* options = job.config.adapter.options.get();
+  const bool has_fitted = options->from_data() == adapters::AdapterOptions::FromData::kShapes;
+  std::unique_ptr<adapters::AdapterOptions> fitted;
+  if (has_fitted && start == nullptr)
+    fitted = fit_to_data(job);
+  load_base(job);
+  if (has_fitted && start != nullptr)
+    fitted = options->fitted_as(*job.model, start->hook_state);
+  job.adapter = (has_fitted ? *fitted : *options).attach(*job.model);
   job.adapter->set_total_steps(job.total_steps);
   job.store->seal();
   log_base_file(job);
   job.adapter->keep_base(*job.source, [&job](const models::BaseLinear& linear) {
     return job.store->is_publisher(linear.weight().components().front());
   });
-  if (const std::string folder = config.adapter.options->start_folder(); !folder.empty()) {
+  if (const std::string folder = options->start_folder(); !folder.empty()) {
     adapters::read_adapter_values(folder, *job.adapter, *job.model);
   } else {
-    adapters::InitContext start(config.training.seed);
-    start.source = job.source.get();
-    start.encode = [&job](const std::string& text) { return job.tokenizer->encode(text, {}); };
-    const TokenBatch sample =
-        data::collate(job.train_set.samples, calibration_samples(job.train_set.samples));
-    start.num_tokens = sample.num_tokens();
-    start.forward = [&](models::Hooks& hooks) { see_sample(job, sample, hooks); };
-    job.adapter->initialize(start);
+    with_start(job,
+               [&](const adapters::InitContext& context) { job.adapter->initialize(context); });
   }
   make_optimizer_states(job);
   job.states->set_hooks(*job.adapter);

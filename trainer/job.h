@@ -17,6 +17,7 @@
 #include "optim/schedule.h"
 #include "parallel/communicator.h"
 #include "parallel/sharded_store.h"
+#include "trainer/checkpoint.h"
 #include "trainer/config.h"
 #include "trainer/optimizer_states.h"
 
@@ -75,7 +76,10 @@ void agree_on_inputs(Job& job, const std::string& identity);
 void agree_on_base(Job& job);
 
 /// Loads and quantises the base, attaches the adapter, shards, makes zero optimizer states.
-void load(Job& job);
+/// `start`: the checkpoint that will be restored. Where an adapter's shapes follow from data, a
+/// start from the beginning loads the base twice. Errors  DataError: a checkpoint without the
+/// shapes of its adapter
+void load(Job& job, const CheckpointState* start = nullptr);
 
 /// The options of a forward pass in training, without its batch.
 models::ForwardOptions forward_options(const Job& job, int64_t step);

@@ -184,6 +184,28 @@ class Walk {
     });
   }
 
+  /// The pass over a sample that an adapter starts from.
+  void see_sample(const PlannedData& data) {
+    const adapters::AdapterOptions& options = *job_.config.adapter.options;
+    if (options.from_data() == adapters::AdapterOptions::FromData::kNothing)
+      return;
+    const TokenBatch batch = data::collate(*data.samples, calibration_samples(*data.samples));
+    adapters::InitContext start(job_.config.training.seed);
+    start.sample = &batch;
+    start.forward = [&](models::Hooks& hooks) {
+      models::ForwardOptions forward;
+      forward.context.batch = &batch;
+      forward.hooks = {&hooks};
+      store_.begin_walk(model_->forward_units());
+      {
+        autograd::Tape tape(store_, autograd::Recording::kOff);
+        model_->forward(tape, forward);
+      }
+      store_.end_walk();
+    };
+    options.fitted_to_data(*model_, start);
+  }
+
   /// The pass that sets the scales of int8 products.
   void prepare_int8(const PlannedData& data) {
     if (!job_.config.model.computes_in_int8())
@@ -417,6 +439,7 @@ RunPlan plan_run(const Job& job, const PlanChoice& choice, const RankPlacement& 
   DryRun dry_run;
   Walk walk(job, choice, placement);
   walk.load();
+  walk.see_sample(data);
   walk.prepare_int8(data);
   walk.probe(data, probe);
   // What the pool keeps in a step depends on the step before.

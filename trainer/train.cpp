@@ -194,7 +194,7 @@ TrainResult run_job(Job& job, const RunPlan& plan, const TrainOptions& options, 
   std::optional<ReportAtEnd> report;
   if (job.comm.rank() == 0)
     report.emplace(folder.path());
-  load(job);
+  load(job, start ? &start->state() : nullptr);
   log_shards(job);
   prepare_int8(job, start ? &start->state() : nullptr);
   Loop loop(job, folder, options, first_step);

@@ -191,27 +191,32 @@ TEST(Lora, PatternsAndPathsChooseLayers) {
 
 // What a start that factors the weight does on a whole model.
 struct Started {
+  TokenBatch batch = sample();
   SmallModel small;
   std::unique_ptr<Adapter> adapter;
 
   Started(const std::string& yaml, const std::string& format) : small("tied_gqa", load(format)) {
     io::ConfigErrors errors;
     const io::YamlNode section = io::YamlNode::parse(yaml, "run.yaml", errors);
-    const auto options = adapter_options_from_yaml(section);
+    auto options = adapter_options_from_yaml(section);
     errors.throw_if_any();
-    adapter = options->attach(*small.model);
-    small.store.seal();
     InitContext start(42);
     start.source = small.source.get();
-    start.num_tokens = 20;
+    start.sample = &batch;
     start.forward = [this](models::Hooks& hooks) { run(hooks); };
+    if (options->from_data() == AdapterOptions::FromData::kShapes)
+      options = options->fitted_to_data(*small.model, start);
+    adapter = options->attach(*small.model);
+    small.store.seal();
     adapter->initialize(start);
   }
-  void run(models::Hooks& hooks) const {
+  static TokenBatch sample() {
     std::vector<int32_t> ids;
     for (int32_t i = 0; i < 20; ++i)
       ids.push_back(i * 37 % 96);
-    const TokenBatch batch = make_batch({ids});
+    return make_batch({ids});
+  }
+  void run(models::Hooks& hooks) const {
     models::ForwardOptions options = small.forward_options(batch);
     options.hooks = {&hooks};
     autograd::Tape tape(small.model->store(), autograd::Recording::kOff);
@@ -353,7 +358,10 @@ TEST(Lora, EvaStartsWithTheDirectionsOfTheInputs) {
     }
     Tensor moments{Shape{32, 32}, DType::kFloat32};
   } inputs;
-  Started started("{lora_rank: 3, target_modules: [q_proj], init_lora_weights: eva}", "none");
+  Started started(
+      "{lora_rank: 3, target_modules: [q_proj], init_lora_weights: eva, "
+      "eva_config: {rho: 1, use_label_mask: false}}",
+      "none");
   started.run(inputs);
   const auto lease =
       started.small.store.acquire(started.small.model->linears()[0]->unit(), Pass::kForward);

@@ -237,7 +237,7 @@ class SmolLM2(ParityCase):
                                    "<|im_start|>assistant\nYes.<|im_end|>\n")
 
 
-def make_tiny_model(folder):
+def make_tiny_model(folder, tied=False):
     """A random llama with a byte-level tokenizer and the chatml template."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -260,7 +260,7 @@ def make_tiny_model(folder):
     config = transformers.LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, vocab_size=len(vocab), max_position_embeddings=512,
-        rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=0, eos_token_id=2,
+        rms_norm_eps=1e-5, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=2,
         initializer_range=0.1)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return tokenizer
@@ -291,9 +291,9 @@ class TinyModel(ParityCase):
             result.append((prompt + answer, [False] * len(prompt) + [True] * len(answer)))
         return result
 
-    def check(self, adapter_keys, merges=True):
+    def check(self, adapter_keys, merges=True, tied=False):
         folder = self.scratch / "model"
-        tokenizer = make_tiny_model(folder)
+        tokenizer = make_tiny_model(folder, tied)
         rows = sample_rows(10)
         sequences = self.sequences(tokenizer, rows)
         base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -352,7 +352,7 @@ class TinyModel(ParityCase):
             {"method": "lora", "lora_rank": 4, "use_dora": True, "rank_pattern": {"q_proj": 3}},
             {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "pissa"},
             {"method": "lora", "lora_rank": 4, "lora_alpha": 4, "init_lora_weights": "olora"},
-            {"method": "lora", "lora_rank": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+            {"method": "lora", "lora_rank": 2, "lora_alpha": 16, "init_lora_weights": "eva"},
             {"method": "adalora", "init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 2,
              "lora_alpha": 300, **some},
             {"method": "ia3"},
@@ -365,6 +365,14 @@ class TinyModel(ParityCase):
             with self.subTest(**adapter), tempfile.TemporaryDirectory() as scratch:
                 self.scratch = pathlib.Path(scratch)
                 self.check(adapter)
+
+    def test_lora_on_embedding_and_head(self):
+        for tied in (False, True):
+            for targets in (["q_proj", "embed_tokens", "lm_head"], ["embed_tokens"], ["lm_head"]):
+                with (self.subTest(tied=tied, targets=targets),
+                      tempfile.TemporaryDirectory() as scratch):
+                    self.scratch = pathlib.Path(scratch)
+                    self.check({"lora_rank": 4, "target_modules": targets}, tied=tied)
 
     def test_trained_parts_of_the_base(self):
         for adapter in (

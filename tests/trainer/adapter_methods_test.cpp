@@ -247,6 +247,36 @@ TEST(LoraTables, HaveTheSameBitsWithEveryOffload) {
   run("recompute", 3, "training.gradient_checkpointing=true");
 }
 
+// The base is loaded twice, wherever its bytes lie, and the ranks are the same.
+TEST(EvaRanks, HaveTheSameBitsWithEveryOffloadAndBase) {
+  const SmallRun small;
+  const std::string nvme = "{device: nvme, nvme_path: \"" + small.path("model").string() + "\"}";
+  const std::string both = ", offload_param: " + nvme + ", offload_optimizer: " + nvme + "}";
+  const auto run = [&](const std::string& output, const std::string& reference, int ranks,
+                       const Overrides& more) {
+    Overrides overrides = {
+        "adapter={lora_rank: 2, init_lora_weights: eva, modules_to_save: [norm]}",
+        "training.max_steps=2", "training.micro_batch_size=1", "training.global_batch_size=3"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    small.run(small.config(output, overrides), ranks);
+    EXPECT_EQ(small.losses(output), small.losses(reference)) << output;
+    EXPECT_TRUE(small.adapter_bytes(output) == small.adapter_bytes(reference)) << output;
+  };
+  run("whole", "whole", 1, {"parallel.zero_optimization={stage: 0}"});
+  run("nvme2", "whole", 2, {"parallel.zero_optimization={stage: 2" + both});
+  run("nvme3", "whole", 2, {"parallel.zero_optimization={stage: 3" + both});
+  run("shared", "whole", 3, {"parallel.share_base_per_host=true"});
+  const std::string merge_aware = "adapter.merge_aware=true";
+  run("aware", "aware", 1, {merge_aware});
+  run("aware3", "aware", 3, {merge_aware, "parallel.zero_optimization={stage: 3}"});
+  const std::string int8 = "model.compute_dtype=int8";
+  run("int8", "int8", 1, {int8});
+  run("int8nvme", "int8", 2, {int8, "parallel.zero_optimization={stage: 3" + both});
+  const io::Json config =
+      io::read_json_file(small.path("whole/adapter/adapter_config.json").string());
+  EXPECT_FALSE(config.find("rank_pattern")->as_object().empty());
+}
+
 /// What a run with so many virtual tokens says before it loads anything.
 class VirtualTokensOfRuns : public AdapterRuns {
  protected:

@@ -121,6 +121,17 @@ TABLE_CASES = {
 KEPT = [[True, False, True], [False, True, True], [False, False, False],
         [True, True, True], [False, True, False], [True, False, False]]
 
+# LoRA whose ranks and directions EVA takes from the two sequences.
+EVA_CASES = {
+    "eva": (dict(r=2, lora_alpha=6, target_modules="all-linear"), {}),
+    "eva_patterns": (dict(r=1, lora_alpha=3, target_modules=SOME[:1] + ["o_proj", "down_proj"],
+                          use_rslora=True, rank_pattern={"layers.0.*o_proj": 3},
+                          alpha_pattern={"down_proj": 5}),
+                     dict(rho=3.0, use_label_mask=False, whiten=True)),
+    "gpt2_eva": (dict(r=1, lora_alpha=2, target_modules=["c_attn", "c_fc", "c_proj"]),
+                 dict(rho=3.0, adjust_scaling_factors=False)),
+}
+
 # Parts of the base that are trained: biases, whole modules, tied tables.
 NONE = "dummy-target-modules"
 NORMS = {"norm": 1, "ln_": 1}
@@ -278,6 +289,41 @@ def write_case(folder, index, name, case):
     safetensors.torch.save_file(tensors, folder / "expected.safetensors")
 
 
+def eva_batch():
+    """The two sequences padded to one length, as a DataLoader hands them over."""
+    sequences = llama.sequences()
+    length = max(len(ids) for ids, _ in sequences)
+    batch = {"input_ids": [], "labels": [], "attention_mask": []}
+    for ids, labels in sequences:
+        pad = length - len(ids)
+        batch["input_ids"].append(torch.nn.functional.pad(ids, (0, pad)))
+        batch["labels"].append(torch.nn.functional.pad(labels, (0, pad), value=-100))
+        batch["attention_mask"].append(torch.nn.functional.pad(torch.ones_like(ids), (0, pad)))
+    return {key: torch.stack(rows) for key, rows in batch.items()}
+
+
+def write_eva(folder, index, name, options, eva):
+    torch.manual_seed(300 + index)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights="eva",
+                             eva_config=peft.EvaConfig(tau=0.999999, **eva), **options)
+    model = peft.get_peft_model(load_base(name), config)
+    peft.initialize_lora_eva_weights(model, [eva_batch()], show_progress_bar=False)
+    generator = torch.Generator().manual_seed(400 + index)
+    with torch.no_grad():
+        for key, parameter in sorted(model.named_parameters()):
+            if ".lora_B." in key:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    save(model, folder, base_of(name))
+    loss, tensors = llama.forward(Tokens(model.eval()))
+    loss.backward()
+    for i in range(len(llama.SEQUENCE_LENGTHS)):
+        del tensors[f"input_ids_{i}"], tensors[f"labels_{i}"]  # those of ../llama
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensors["grad." + key.replace(".default", "")] = parameter.grad.contiguous()
+    safetensors.torch.save_file(tensors, folder / "expected.safetensors")
+
+
 def write_combined(root):
     """Two LoRA adapters (first, second) on tied_gqa, and what add_weighted_adapter makes of them."""
     options = {"first": dict(target_modules=["q_proj", "v_proj"], r=2, lora_alpha=4),
@@ -377,6 +423,9 @@ def main():
         for index, (name, case) in cases:
             if not arguments.names or name in arguments.names:
                 write_case(root / name, index, name, case)
+        for index, (name, (options, eva)) in enumerate(EVA_CASES.items(), 70):
+            if not arguments.names or name in arguments.names:
+                write_eva(root / name, index, name, options, eva)
         if not arguments.names or "combined" in arguments.names:
             write_combined(root / "combined")
         if not arguments.names or "adalora_schedule" in arguments.names:
