@@ -100,14 +100,6 @@ void AdapterBase::publish(ParameterId id, const std::function<void(std::span<flo
   store().publish(id, std::as_bytes(std::span(values)));
 }
 
-void refuse_in_run(const OptionReader& reader, const std::string& key) {
-  const bool is_run = reader.source() == OptionReader::Source::kRun;
-  if (is_run && reader.has(key))
-    reader.error(key, "is not there yet, see docs/status.md.");
-  else if (!is_run)
-    reader.has(key);  // known, without effect on a trained adapter
-}
-
 int64_t read_num_virtual_tokens(const OptionReader& reader) {
   if (!reader.has("num_virtual_tokens")) {
     reader.error("num_virtual_tokens",

@@ -122,9 +122,6 @@ class MethodOptions : public AdapterOptions {
   Options options_;
 };
 
-/// A key of PEFT's that a run cannot have yet; a saved adapter may, as it concerns training alone.
-void refuse_in_run(const OptionReader& reader, const std::string& key);
-
 /// num_virtual_tokens, which has no default, and what else PEFT writes for methods that have it.
 int64_t read_num_virtual_tokens(const OptionReader& reader);
 

@@ -19,12 +19,14 @@ using models::BaseLinear;
 struct BoftOptions {
   int64_t boft_block_size = 4;
   int64_t boft_block_num = 0;  // 0: by boft_block_size
+  double boft_dropout = 0.0;   // of blocks, that are not rotated then
   TargetModules targets;
 
   std::vector<std::pair<std::string, std::string>> keys() const {
     auto keys = target_keys(targets);
     keys.insert(keys.end(), {{"boft_block_num", std::to_string(boft_block_num)},
-                             {"boft_block_size", std::to_string(boft_block_size)}});
+                             {"boft_block_size", std::to_string(boft_block_size)},
+                             {"boft_dropout", number_json(boft_dropout).dump()}});
     return keys;
   }
 };
@@ -55,8 +57,12 @@ class Boft : public LinearAdapter {
   std::string_view method() const override { return kName; }
 
   Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
-                     const models::PassContext&, const Next& next) override {
-    const Variable y = next(rotate_blocks(tape, x, rotations(tape, linear)));
+                     const models::PassContext& context, const Next& next) override {
+    Variable r = rotations(tape, linear);
+    if (context.mode == models::Mode::kTraining && options_.boft_dropout > 0.0)
+      r = hold_blocks(tape, r,
+                      draw_blocks(rng_of(linear, context), r.dim(0), options_.boft_dropout));
+    const Variable y = next(rotate_blocks(tape, x, r));
     const Variable s = tape.parameter(id_of(linear, kS));
     const Variable row = autograd::reshape(tape, s, Shape{s.numel()});
     if (linear.bias() == kNoParameter)
@@ -84,7 +90,7 @@ class Boft : public LinearAdapter {
         {"bias", "none"},
         {"boft_block_num", options_.boft_block_num},
         {"boft_block_size", options_.boft_block_num > 0 ? 0 : options_.boft_block_size},
-        {"boft_dropout", 0.0},
+        {"boft_dropout", options_.boft_dropout},
         {"boft_n_butterfly_factor", 1},
         {"fan_in_fan_out", wraps_conv1d()},
         {"init_weights", true}};
@@ -117,7 +123,7 @@ std::unique_ptr<AdapterOptions> read_boft(const OptionReader& reader) {
   if ((options.boft_block_num > 0) == (options.boft_block_size > 0))
     reader.error("boft_block_size", "expected one of boft_block_size and boft_block_num above 0.");
   reader.integer("boft_n_butterfly_factor", 1, {1, 1});
-  refuse_in_run(reader, "boft_dropout");
+  options.boft_dropout = reader.number("boft_dropout", 0.0, {0, 1, false, true});
   options.targets = read_target_modules(reader, {"q_proj", "v_proj"}, "boft_only");
   return std::make_unique<MethodOptions<Boft, BoftOptions>>(std::move(options));
 }

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "autograd/ops.h"
+#include "core/dry_run.h"
 #include "kernels/gemm.h"
 
 namespace shardtune::adapters {
@@ -67,6 +68,21 @@ autograd::Variable LinearAdapter::drop(autograd::Tape& tape, uint64_t site,
                                        const autograd::Variable& x,
                                        const models::PassContext& context, double p) const {
   return drop_elements(tape, x, p, context, site);
+}
+
+CounterRng LinearAdapter::rng_of(const BaseLinear& linear, const models::PassContext& context) {
+  // A micro-batch is known by its first sample.
+  const TokenBatch& batch = *context.batch;
+  const uint64_t sample = batch.sample_ids.empty() ? 0 : batch.sample_ids.front();
+  return CounterRng(
+      mix_key(mix_key(context.seed, linear.path()), {static_cast<uint64_t>(context.step), sample}));
+}
+
+bool LinearAdapter::drops_module(const BaseLinear& linear, const models::PassContext& context,
+                                 double p) {
+  if (context.mode != models::Mode::kTraining || p <= 0.0 || DryRun::current() != nullptr)
+    return false;
+  return rng_of(linear, context).uniform(0) <= static_cast<float>(p);
 }
 
 void add_common_peft_keys(std::vector<std::pair<std::string, io::Json>>& own,

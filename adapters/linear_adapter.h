@@ -49,6 +49,12 @@ class LinearAdapter : public AdapterBase {
   /// The same at a place that is no linear; `site` is above every index of one.
   autograd::Variable drop(autograd::Tape& tape, uint64_t site, const autograd::Variable& x,
                           const models::PassContext& context, double p) const;
+  /// Random numbers of a linear in one micro-batch of a step, whichever rank it is on.
+  static CounterRng rng_of(const models::BaseLinear& linear, const models::PassContext& context);
+  /// Whether training leaves the adapter out of a linear in this micro-batch, with probability p;
+  /// never in a dry run, which counts the most.
+  static bool drops_module(const models::BaseLinear& linear, const models::PassContext& context,
+                           double p);
 
  private:
   std::vector<std::vector<ParameterId>> slots_;  // by BaseLinear::index()

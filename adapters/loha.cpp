@@ -55,7 +55,9 @@ class LoHa : public LycorisAdapter {
 }  // namespace
 
 std::unique_ptr<AdapterOptions> read_loha(const OptionReader& reader) {
-  return std::make_unique<MethodOptions<LoHa, LycorisOptions>>(parse_lycoris(reader));
+  LycorisOptions options = parse_lycoris(reader);
+  options.rank_dropout_scale = true;  // always, in PEFT
+  return std::make_unique<MethodOptions<LoHa, LycorisOptions>>(std::move(options));
 }
 
 }  // namespace shardtune::adapters

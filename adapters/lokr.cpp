@@ -24,7 +24,8 @@ struct LoKrOptions : LycorisOptions {
   std::vector<std::pair<std::string, std::string>> keys() const {
     auto keys = LycorisOptions::keys();
     keys.insert(keys.end(), {{"decompose_both", decompose_both ? "true" : "false"},
-                             {"decompose_factor", std::to_string(decompose_factor)}});
+                             {"decompose_factor", std::to_string(decompose_factor)},
+                             {"rank_dropout_scale", rank_dropout_scale ? "true" : "false"}});
     return keys;
   }
 };
@@ -71,7 +72,7 @@ class LoKr : public LycorisAdapter {
     auto own = lycoris_config();
     own.emplace_back("decompose_both", given_.decompose_both);
     own.emplace_back("decompose_factor", given_.decompose_factor);
-    own.emplace_back("rank_dropout_scale", false);
+    own.emplace_back("rank_dropout_scale", given_.rank_dropout_scale);
     return with_trained_parts(peft_config_json("LOKR", base_model, std::move(own)),
                               options().targets);
   }
@@ -126,7 +127,7 @@ std::unique_ptr<AdapterOptions> read_lokr(const OptionReader& reader) {
   static_cast<LycorisOptions&>(options) = parse_lycoris(reader);
   options.decompose_both = reader.boolean("decompose_both", false);
   options.decompose_factor = reader.integer("decompose_factor", -1, {-1, 65536});
-  refuse_in_run(reader, "rank_dropout_scale");
+  options.rank_dropout_scale = reader.boolean("rank_dropout_scale", false);
   return std::make_unique<MethodOptions<LoKr, LoKrOptions>>(std::move(options));
 }
 

@@ -4,6 +4,7 @@
 
 #include "autograd/matrix_ops.h"
 #include "autograd/ops.h"
+#include "core/dry_run.h"
 
 namespace shardtune::adapters {
 
@@ -24,7 +25,9 @@ std::vector<std::pair<std::string, std::string>> LycorisOptions::keys() const {
   auto keys = target_keys(targets);
   keys.insert(keys.end(), {{"alpha", number_json(alpha).dump()},
                            {"alpha_pattern", pattern_json(alpha_pattern).dump()},
+                           {"module_dropout", number_json(module_dropout).dump()},
                            {"r", std::to_string(r)},
+                           {"rank_dropout", number_json(rank_dropout).dump()},
                            {"rank_pattern", pattern_json(rank_pattern).dump()}});
   return keys;
 }
@@ -40,19 +43,44 @@ LycorisOptions parse_lycoris(const OptionReader& reader) {
     if (rank != std::floor(rank))
       reader.error("rank_pattern", "expected whole ranks.");
   }
-  for (const char* key : {"rank_dropout", "module_dropout"})
-    refuse_in_run(reader, key);
+  options.rank_dropout = reader.number("rank_dropout", 0.0, {0, 1, false, true});
+  options.module_dropout = reader.number("module_dropout", 0.0, {0, 1, false, true});
   options.targets = read_target_modules(reader, {"q_proj", "v_proj"});
   return options;
 }
 
 Variable LycorisAdapter::on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
-                                   const models::PassContext&, const Next& next) {
+                                   const models::PassContext& context, const Next& next) {
   const Variable base = next(x);
+  if (drops_module(linear, context, options_.module_dropout))
+    return base;
   const Variable delta =
       autograd::scaled(tape, change(tape, linear), options_.scale_of(linear.path()));
-  return autograd::add(tape, base,
-                       autograd::matmul(tape, x, delta, kernels::Transpose::kYes, DType::kFloat32));
+  const Variable y = autograd::matmul(tape, x, delta, kernels::Transpose::kYes, DType::kFloat32);
+  return autograd::add(tape, base, drop_outputs(tape, linear, y, context));
+}
+
+// Rows of D are columns of x D^T.
+Variable LycorisAdapter::drop_outputs(Tape& tape, const BaseLinear& linear, const Variable& y,
+                                      const models::PassContext& context) const {
+  if (context.mode != models::Mode::kTraining || options_.rank_dropout <= 0.0)
+    return y;
+  Tensor mask(Shape{y.dim(1)}, DType::kFloat32);
+  if (DryRun::current() == nullptr) {
+    const CounterRng rng = rng_of(linear, context);
+    const auto values = mask.span<float>();
+    int64_t kept = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = rng.uniform(i + 1) > static_cast<float>(options_.rank_dropout) ? 1.0f : 0.0f;
+      kept += values[i] != 0.0f ? 1 : 0;
+    }
+    const float factor = options_.rank_dropout_scale && kept > 0
+                             ? static_cast<float>(values.size()) / static_cast<float>(kept)
+                             : 1.0f;
+    for (float& value : values)
+      value *= factor;
+  }
+  return autograd::mul(tape, y, Variable::constant(std::move(mask)));
 }
 
 void LycorisAdapter::merge_rows(const BaseLinear& linear, int64_t begin, int64_t end,
@@ -73,9 +101,9 @@ std::vector<std::pair<std::string, io::Json>> LycorisAdapter::lycoris_config() c
       {"alpha", number_json(options_.alpha)},
       {"alpha_pattern", pattern_json(options_.alpha_pattern)},
       {"init_weights", true},
-      {"module_dropout", 0.0},
+      {"module_dropout", options_.module_dropout},
       {"r", options_.r},
-      {"rank_dropout", 0.0},
+      {"rank_dropout", options_.rank_dropout},
       {"rank_pattern", pattern_json(options_.rank_pattern)},
       {"use_effective_conv2d", false}};
   add_common_peft_keys(own, wrapped_targets());

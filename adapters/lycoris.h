@@ -14,6 +14,9 @@ namespace shardtune::adapters {
 struct LycorisOptions {
   int64_t r = 8;
   double alpha = 8.0;
+  double rank_dropout = 0.0;        // of outputs of the change
+  bool rank_dropout_scale = false;  // whether those that are left grow by what is dropped
+  double module_dropout = 0.0;      // of the whole change
   Pattern rank_pattern;
   Pattern alpha_pattern;
   TargetModules targets;
@@ -25,7 +28,8 @@ struct LycorisOptions {
 };
 LycorisOptions parse_lycoris(const OptionReader& reader);
 
-/// y = W x + scale * D x.
+/// y = W x + scale * D x. In training, for each micro-batch: module_dropout leaves the change of a
+/// linear out, rank_dropout leaves rows of D out.
 class LycorisAdapter : public LinearAdapter {
  public:
   LycorisAdapter(LycorisOptions options, models::Model& model)
@@ -38,6 +42,9 @@ class LycorisAdapter : public LinearAdapter {
                   const TensorView& rows) const override;
 
  protected:
+  autograd::Variable drop_outputs(autograd::Tape& tape, const models::BaseLinear& linear,
+                                  const autograd::Variable& y,
+                                  const models::PassContext& context) const;
   /// D [out,in] f32 of a linear.
   virtual autograd::Variable change(autograd::Tape& tape,
                                     const models::BaseLinear& linear) const = 0;

@@ -3,11 +3,13 @@
 #include <Eigen/Dense>
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "core/dry_run.h"
 #include "core/parallel_for.h"
+#include "kernels/elementwise.h"
 
 namespace shardtune::adapters {
 
@@ -208,6 +210,43 @@ Variable cayley(Tape& tape, const Variable& parameters, int64_t num_blocks, int6
       }
     });
     parameters.grad_ref().give(std::move(gradient));
+  });
+  return output;
+}
+
+std::vector<uint8_t> draw_blocks(const CounterRng& rng, int64_t n, double p) {
+  const auto num_held = static_cast<int64_t>(p * static_cast<double>(n));
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::vector<uint8_t> is_held(order.size(), 0);
+  for (int64_t i = 0; i < num_held; ++i) {
+    const auto step =
+        static_cast<int64_t>(rng.below(static_cast<uint64_t>(i + 1), static_cast<uint64_t>(n - i)));
+    std::swap(order[static_cast<size_t>(i)], order[static_cast<size_t>(i + step)]);
+    is_held[static_cast<size_t>(order[static_cast<size_t>(i)])] = 1;
+  }
+  return is_held;
+}
+
+Variable hold_blocks(Tape& tape, const Variable& rotations, std::vector<uint8_t> is_held) {
+  const int64_t size = rotations.dim(1);
+  // Writes `value` on the diagonal of the blocks that are held, and 0 beside it.
+  const auto fill = [size, is_held = std::move(is_held)](const Tensor& blocks, float value) {
+    if (DryRun::current() != nullptr)
+      return;
+    for (size_t k = 0; k < is_held.size(); ++k) {
+      float* block = blocks.data<float>() + static_cast<int64_t>(k) * size * size;
+      for (int64_t e = 0; is_held[k] != 0 && e < size * size; ++e)
+        block[e] = e % (size + 1) == 0 ? value : 0.0f;
+    }
+  };
+  Tensor held(rotations.shape(), DType::kFloat32);
+  kernels::cast(rotations.value(), held);
+  fill(held, 1.0f);
+  Variable output = tape.result(std::move(held), {rotations});
+  tape.record(output, [rotations, fill](Tensor& dr) {
+    fill(dr, 0.0f);
+    rotations.grad_ref().give(std::move(dr));
   });
   return output;
 }

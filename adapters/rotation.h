@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "autograd/tape.h"
+#include "core/rng.h"
 
 namespace shardtune::adapters {
 
@@ -21,6 +23,13 @@ struct Cayley {
 /// Rotations [n, b, b] f32 of parameters [n, b (b - 1) / 2] or n whole matrices.
 autograd::Variable cayley(autograd::Tape& tape, const autograd::Variable& parameters,
                           int64_t num_blocks, int64_t block_size, const Cayley& options);
+
+/// Marks for floor(p n) of n blocks, drawn without order.
+std::vector<uint8_t> draw_blocks(const CounterRng& rng, int64_t n, double p);
+
+/// The rotations [n, b, b] with those that are marked replaced by no rotation.
+autograd::Variable hold_blocks(autograd::Tape& tape, const autograd::Variable& rotations,
+                               std::vector<uint8_t> is_held);
 
 /// x [T,in] with each block of `b` neighbouring features multiplied by its rotation: y_k = x_k R_k.
 /// One rotation [1, b, b] serves all blocks.

@@ -224,21 +224,19 @@ void agree_on_base(Job& job) {
                            "Resume its run from a checkpoint, with more max_steps.");
 }
 
-namespace {
-
-void see_sample(Job& job, const TokenBatch& sample, models::Hooks& hooks) {
+void forward_sample(models::Model& model, const TokenBatch& sample, models::Hooks& hooks) {
   models::ForwardOptions options;
   options.context.batch = &sample;
   options.hooks = {&hooks};
-  run_walk(job, [&] {
-    job.store->begin_walk(job.model->forward_units());
-    {
-      autograd::Tape tape(*job.store, autograd::Recording::kOff);
-      job.model->forward(tape, options);
-    }
-    job.store->end_walk();
-  });
+  model.store().begin_walk(model.forward_units());
+  {
+    autograd::Tape tape(model.store(), autograd::Recording::kOff);
+    model.forward(tape, options);
+  }
+  model.store().end_walk();
 }
+
+namespace {
 
 /// What an adapter's initial values may depend on.
 void with_start(Job& job, const std::function<void(const adapters::InitContext&)>& use) {
@@ -248,7 +246,9 @@ void with_start(Job& job, const std::function<void(const adapters::InitContext&)
   const TokenBatch sample =
       data::collate(job.train_set.samples, calibration_samples(job.train_set.samples));
   start.sample = &sample;
-  start.forward = [&](models::Hooks& hooks) { see_sample(job, sample, hooks); };
+  start.forward = [&](models::Hooks& hooks) {
+    run_walk(job, [&] { forward_sample(*job.model, sample, hooks); });
+  };
   use(start);
 }
 

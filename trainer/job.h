@@ -81,6 +81,9 @@ void agree_on_base(Job& job);
 /// shapes of its adapter
 void load(Job& job, const CheckpointState* start = nullptr);
 
+/// Runs a sample of the data through the model with only these hooks. Collective.
+void forward_sample(models::Model& model, const TokenBatch& sample, models::Hooks& hooks);
+
 /// The options of a forward pass in training, without its batch.
 models::ForwardOptions forward_options(const Job& job, int64_t step);
 

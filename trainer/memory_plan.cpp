@@ -192,17 +192,7 @@ class Walk {
     const TokenBatch batch = data::collate(*data.samples, calibration_samples(*data.samples));
     adapters::InitContext start(job_.config.training.seed);
     start.sample = &batch;
-    start.forward = [&](models::Hooks& hooks) {
-      models::ForwardOptions forward;
-      forward.context.batch = &batch;
-      forward.hooks = {&hooks};
-      store_.begin_walk(model_->forward_units());
-      {
-        autograd::Tape tape(store_, autograd::Recording::kOff);
-        model_->forward(tape, forward);
-      }
-      store_.end_walk();
-    };
+    start.forward = [&](models::Hooks& hooks) { forward_sample(*model_, batch, hooks); };
     options.fitted_to_data(*model_, start);
   }
 

@@ -40,6 +40,42 @@ TEST_F(Rotation, GoesBackThroughTheExactFormToWholeMatricesAndASharedBlock) {
       400.0);
 }
 
+TEST_F(Rotation, HeldBlocksDoNotRotateAndGetNoGradient) {
+  const ParameterId upper = trainable("upper", {3, 3}, 3);
+  check(
+      {{5, 9}},
+      [&](Tape& tape, const auto& x) {
+        const Variable r = cayley(tape, tape.parameter(upper), 3, 3, {0, {}});
+        return rotate_blocks(tape, x[0], hold_blocks(tape, r, {0, 1, 0}));
+      },
+      400.0);
+  Tape tape(store_, Recording::kOff);
+  const Tensor x = random_tensor({2, 9}, 1);
+  const Variable r = cayley(tape, Variable::constant(random_tensor({3, 3}, 9)), 3, 3, {0, {}});
+  const Variable y =
+      rotate_blocks(tape, Variable::constant(x.clone()), hold_blocks(tape, r, {0, 1, 0}));
+  for (int i = 0; i < 18; ++i) {
+    const float before = x.data<float>()[i], after = y.value().data<const float>()[i];
+    EXPECT_EQ(before == after, i % 9 / 3 == 1) << i;
+  }
+}
+
+TEST_F(Rotation, DrawsAsManyBlocksAsAskedForEachAsOften) {
+  std::vector<int> times(10, 0);
+  for (uint64_t key = 0; key < 2000; ++key) {
+    const std::vector<uint8_t> marks = draw_blocks(CounterRng(key), 10, 0.37);
+    int held = 0;
+    for (size_t k = 0; k < marks.size(); ++k) {
+      times[k] += marks[k];
+      held += marks[k];
+    }
+    ASSERT_EQ(held, 3);
+  }
+  // Binomial(2000, 0.3): five deviations of 20.5.
+  for (const int count : times)
+    EXPECT_NEAR(count, 600, 103);
+}
+
 TEST_F(Rotation, ExactRotationsAreOrthogonalAndRotateWeightsAsInputs) {
   const Tensor upper = random_tensor({2, 6}, 9);
   Tape tape(store_, Recording::kOff);

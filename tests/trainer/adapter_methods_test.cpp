@@ -247,6 +247,36 @@ TEST(LoraTables, HaveTheSameBitsWithEveryOffload) {
   run("recompute", 3, "training.gradient_checkpointing=true");
 }
 
+// Masks belong to micro-batches, wherever they are run; COFT's ball is that of whole rows.
+TEST(AdapterDropout, HasTheSameBitsOnAnyRanksStagesAndRecompute) {
+  const SmallRun small;
+  for (const std::string method :
+       {"loha, r: 4, rank_dropout: 0.3, module_dropout: 0.4", "lokr, r: 4, rank_dropout: 0.3",
+        "oft, oft_block_size: 8, module_dropout: 0.3, coft: true, eps: 0.02",
+        "boft, boft_dropout: 0.3"}) {
+    const auto run = [&](const std::string& output, int ranks, const Overrides& more) {
+      Overrides overrides = {"adapter={method: " + method + "}", "training.max_steps=4",
+                             "training.micro_batch_size=1", "training.global_batch_size=3",
+                             "checkpoint.save_steps=0"};
+      overrides.insert(overrides.end(), more.begin(), more.end());
+      small.run(small.config(output, overrides), ranks);
+    };
+    const auto expect_same = [&](const std::string& output) {
+      EXPECT_EQ(small.losses(output), small.losses("whole")) << method << " " << output;
+      EXPECT_TRUE(small.adapter_bytes(output) == small.adapter_bytes("whole")) << output;
+    };
+    run("whole", 1, {"parallel.zero_optimization.stage=0"});
+    run("stage3", 3,
+        {"parallel.zero_optimization.stage=3", "training.gradient_checkpointing=true"});
+    expect_same("stage3");
+    run("resumed", 2, {"parallel.zero_optimization.stage=1", "training.stop_at_step=2"});
+    run("resumed", 4, {"parallel.zero_optimization.stage=2"});
+    expect_same("resumed");
+    for (const char* output : {"whole", "stage3", "resumed"})
+      fs::remove_all(small.path(output));
+  }
+}
+
 // The base is loaded twice, wherever its bytes lie, and the ranks are the same.
 TEST(EvaRanks, HaveTheSameBitsWithEveryOffloadAndBase) {
   const SmallRun small;

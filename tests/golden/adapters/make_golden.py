@@ -99,6 +99,12 @@ LINEAR_CASES = {
     "gpt2_boft": (peft.BOFTConfig, dict(CONV1D, boft_block_size=4), 0.1, {"boft_s": 1}),
 }
 
+# Saved outside of the ball, used on its surface.
+COFT_CASES = {
+    "oft_coft": (peft.OFTConfig, dict(target_modules=SOME, oft_block_size=8, coft=True, eps=0.7),
+                 0.1, {}),
+}
+
 ADALORA_CASES = {
     "adalora": (peft.AdaLoraConfig, dict(target_modules=SOME, init_r=3, target_r=2, lora_alpha=5,
                                          total_step=10), 0.3, {}),
@@ -418,6 +424,7 @@ def main():
         cases += enumerate(TOKEN_CASES.items(), len(CASES))
         cases += enumerate(ADALORA_CASES.items(), 50)
         cases += enumerate(QALORA_CASES.items(), 60)
+        cases += enumerate(COFT_CASES.items(), 80)
         cases += enumerate(((name, (peft.LoraConfig, options, 0.2, {}))
                             for name, (_, options) in TABLE_CASES.items()), 60)
         for index, (name, case) in cases:
