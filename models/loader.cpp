@@ -40,7 +40,7 @@ ParameterId Loader::vector(UnitId unit, const std::string& name, int64_t size, K
                       DType::kFloat32, Shape{size}});
   if (trains)
     trained_.push_back({name, id, 0, Shape{size}, {}});
-  loads_.push_back([this, id, name, size] {
+  loads_.push_back([this, id, name, size](quant::LoadBuffers&) {
     std::vector<float> values;
     if (store_.is_publisher(id)) {
       values.resize(static_cast<size_t>(size));
@@ -77,9 +77,10 @@ const BaseLinear* Loader::linear(UnitId unit, const std::string& path, Shape out
   const ParameterId trained = request.is_trained ? weight->components().front() : kNoParameter;
   if (request.is_trained)
     trained_.push_back({name, trained, 0, out_in, {}});
-  loads_.push_back([this, weight = weight.get(), name] {
+  loads_.push_back([this, weight = weight.get(), name](quant::LoadBuffers& buffers) {
     weight->load(
-        [&](int64_t begin, int64_t end, float* out) { source_.read_rows(name, begin, end, out); });
+        [&](int64_t begin, int64_t end, float* out) { source_.read_rows(name, begin, end, out); },
+        buffers);
     source_.drop(name);
   });
   const ParameterId bias_id = bias == Bias::kYes
@@ -105,19 +106,20 @@ std::unique_ptr<VocabularyTable> Loader::table(const std::string& name, int64_t 
                         table->chunk_begin(c),
                         Shape{rows, width},
                         {}});
-  loads_.push_back([this, table = table.get(), source] {
-    table->load([&](int64_t begin, int64_t end, float* out) {
-      source_.read_rows(source, begin, end, out);
-    });
+  loads_.push_back([this, table = table.get(), source](quant::LoadBuffers& buffers) {
+    table->load(
+        [&](int64_t begin, int64_t end, float* out) { source_.read_rows(source, begin, end, out); },
+        buffers);
     source_.drop(source);
   });
   return table;
 }
 
 void Loader::run() {
+  quant::LoadBuffers buffers;
   const auto total = static_cast<int64_t>(loads_.size());
   for (int64_t done = 0; done < total; ++done) {
-    loads_[static_cast<size_t>(done)]();
+    loads_[static_cast<size_t>(done)](buffers);
     if (options_.progress)
       options_.progress(done + 1, total);
   }

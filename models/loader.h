@@ -42,7 +42,7 @@ class Loader {
   const LoadOptions& options_;
   std::vector<std::unique_ptr<BaseLinear>>& linears_;
   std::vector<TrainedTensor>& trained_;
-  std::vector<std::function<void()>> loads_;
+  std::vector<std::function<void(quant::LoadBuffers&)>> loads_;
 };
 
 }  // namespace shardtune::models

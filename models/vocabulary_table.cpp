@@ -43,11 +43,12 @@ std::vector<UnitId> VocabularyTable::lookup_units() const {
   return units;
 }
 
-void VocabularyTable::load(const quant::RowSource& rows) {
+void VocabularyTable::load(const quant::RowSource& rows, quant::LoadBuffers& buffers) {
   for (int64_t c = 0; c < num_chunks(); ++c) {
     const int64_t first = chunk_begin(c);
     chunks_[c]->load(
-        [&](int64_t begin, int64_t end, float* out) { rows(first + begin, first + end, out); });
+        [&](int64_t begin, int64_t end, float* out) { rows(first + begin, first + end, out); },
+        buffers);
   }
 }
 

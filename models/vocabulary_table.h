@@ -51,7 +51,7 @@ class VocabularyTable {
   /// The units of a lookup in a walk: those of the chunks where it is trained, else kFetchRows.
   std::vector<UnitId> lookup_units() const;
 
-  void load(const quant::RowSource& rows);
+  void load(const quant::RowSource& rows, quant::LoadBuffers& buffers);
   /// Rows [begin, end) in f32, leasing the chunks they lie in.
   void read_rows(int64_t begin, int64_t end, const TensorView& out) const;
   /// out [n,H] f32 | bf16 = rows of a frozen table, fetched through the store: one fetch_rows() of

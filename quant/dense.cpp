@@ -46,7 +46,7 @@ class DenseWeight final : public FrozenWeight {
   std::string_view format() const override { return "none"; }
   std::vector<ParameterId> components() const override { return {id_}; }
 
-  void load(const RowSource& rows) override;
+  void load(const RowSource& rows, LoadBuffers& buffers) override;
   void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
                    Accumulate accumulate) const override;
   void matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,
@@ -67,14 +67,14 @@ class DenseWeight final : public FrozenWeight {
   ParameterId id_;
 };
 
-void DenseWeight::load(const RowSource& rows) {
-  std::vector<std::byte> bytes;
+void DenseWeight::load(const RowSource& rows, LoadBuffers& buffers) {
+  std::span<std::byte> bytes;
   if (store_->is_publisher(id_)) {
     const DType dtype = stored_dtype();
     const int64_t columns = in_features();
     const int64_t step = std::min(rows_per_slab(columns), out_features());
-    std::vector<float> slab(static_cast<size_t>(step * columns));
-    bytes.resize(static_cast<size_t>(out_features() * columns * size_of(dtype)));
+    const std::span<float> slab = buffers.values(step * columns);
+    bytes = buffers.bytes(out_features() * columns * size_of(dtype));
     const TensorView target(bytes.data(), dtype, {out_features(), columns});
     for (int64_t begin = 0; begin < out_features(); begin += step) {
       const int64_t end = std::min(begin + step, out_features());

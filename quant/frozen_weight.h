@@ -28,6 +28,23 @@ using ByteSource = std::function<void(int64_t begin, int64_t end, std::byte* out
 /// A change added to a weight: out [rows, in] f32 += delta rows [begin, end).
 using DeltaSource = std::function<void(int64_t begin, int64_t end, float* out)>;
 
+/// Buffers that the loads of one model share, so that their pages are touched once.
+class LoadBuffers {
+ public:
+  std::span<float> values(int64_t count) { return first(values_, count); }
+  std::span<std::byte> bytes(int64_t count) { return first(bytes_, count); }
+
+ private:
+  template <typename T>
+  static std::span<T> first(std::vector<T>& buffer, int64_t count) {
+    if (std::ssize(buffer) < count)
+      buffer.resize(static_cast<size_t>(count));
+    return std::span<T>(buffer).first(static_cast<size_t>(count));
+  }
+  std::vector<float> values_;
+  std::vector<std::byte> bytes_;
+};
+
 class FrozenWeight {
  public:
   virtual ~FrozenWeight() = default;
@@ -45,7 +62,11 @@ class FrozenWeight {
   /// Reads, encodes and publishes the weight. All ranks call it in the same order; only a rank that
   /// publishes one of the components asks `rows`, in ascending slabs of about 4 MiB.
   /// Errors  NonFiniteError: a NaN or an infinity among the values (name, row, column)
-  virtual void load(const RowSource& rows) = 0;
+  virtual void load(const RowSource& rows, LoadBuffers& buffers) = 0;
+  void load(const RowSource& rows) {
+    LoadBuffers buffers;
+    load(rows, buffers);
+  }
 
   /// Whether requantize() is there: the format is a quantiser of single rows or blocks.
   virtual bool can_requantize() const { return false; }

@@ -26,7 +26,7 @@ class Int8Weight final : public QuantizedWeight {
   std::string_view format() const override { return "int8"; }
   std::vector<ParameterId> components() const override { return {codes_, absmax_}; }
 
-  void load(const RowSource& rows) override;
+  void load(const RowSource& rows, LoadBuffers& buffers) override;
   bool can_requantize() const override { return true; }
   void requantize(const RowSource& rows) override;
 
@@ -49,27 +49,27 @@ class Int8Weight final : public QuantizedWeight {
   ParameterId absmax_{};
 };
 
-void Int8Weight::load(const RowSource& rows) {
-  std::vector<int8_t> codes;
+void Int8Weight::load(const RowSource& rows, LoadBuffers& buffers) {
+  std::span<int8_t> codes;
   std::vector<float> absmax;
   if (store_->is_publisher(codes_)) {
     const int64_t columns = in_features();
     const int64_t step = std::min(rows_per_slab(columns), out_features());
-    std::vector<float> slab(step * columns);
-    codes.resize(out_features() * columns);
+    const std::span<float> slab = buffers.values(step * columns);
+    const std::span<std::byte> bytes = buffers.bytes(out_features() * columns);
+    codes = {reinterpret_cast<int8_t*>(bytes.data()), bytes.size()};
     absmax.resize(out_features());
     for (int64_t begin = 0; begin < out_features(); begin += step) {
       const int64_t count = std::min(step, out_features() - begin);
       rows(begin, begin + count, slab.data());
-      const auto bad =
-          int8_quantize_rows(std::span<const float>(slab).first(count * columns), columns,
-                             std::span(codes).subspan(begin * columns, count * columns),
-                             std::span(absmax).subspan(begin, count));
+      const auto bad = int8_quantize_rows(slab.first(count * columns), columns,
+                                          codes.subspan(begin * columns, count * columns),
+                                          std::span(absmax).subspan(begin, count));
       if (bad)
         throw_non_finite(*this, begin * columns + *bad, slab[*bad]);
     }
   }
-  publish_values(*store_, codes_, codes);
+  store_->publish(codes_, std::as_bytes(codes));
   publish_values(*store_, absmax_, absmax);
 }
 

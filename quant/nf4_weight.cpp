@@ -46,7 +46,7 @@ class Nf4Weight final : public QuantizedWeight {
     return {codes_, absmax_};
   }
 
-  void load(const RowSource& rows) override;
+  void load(const RowSource& rows, LoadBuffers& buffers) override;
   bool can_requantize() const override { return true; }
   void requantize(const RowSource& rows) override;
 
@@ -70,10 +70,11 @@ class Nf4Weight final : public QuantizedWeight {
     return options_.method == "fp4" ? fp4_codebook() : nf4_codebook();
   }
   Nf4View resolve() const;
-  void quantize(const RowSource& rows, std::span<uint8_t> codes, std::span<float> absmax) const;
+  void quantize(const RowSource& rows, LoadBuffers& buffers, std::span<uint8_t> codes,
+                std::span<float> absmax) const;
   /// Fills in codes and absmax, on the publisher alone.
   using Quantiser = std::function<void(std::span<uint8_t> codes, std::span<float> absmax)>;
-  void publish_quantised(const Quantiser& quantiser);
+  void publish_quantised(const Quantiser& quantiser, LoadBuffers& buffers);
   void publish_absmax(const std::vector<float>& absmax);
 
   ParameterStore* store_;
@@ -102,12 +103,12 @@ Nf4Weight::Nf4Weight(const FrozenWeightRequest& request, const QuantizationOptio
 
 // Slabs of whole rows end inside a block, so the values of an unfinished block wait in front of the
 // next slab.
-void Nf4Weight::quantize(const RowSource& rows, std::span<uint8_t> codes,
+void Nf4Weight::quantize(const RowSource& rows, LoadBuffers& buffers, std::span<uint8_t> codes,
                          std::span<float> absmax) const {
   const int64_t columns = in_features();
   const int64_t block_size = options_.block_size;
   const int64_t step = std::min(rows_per_slab(columns), out_features());
-  std::vector<float> buffer(block_size + step * columns);
+  const std::span<float> buffer = buffers.values(block_size + step * columns);
   int64_t num_waiting = 0;
   int64_t done = 0;
   for (int64_t begin = 0; begin < out_features(); begin += step) {
@@ -117,8 +118,7 @@ void Nf4Weight::quantize(const RowSource& rows, std::span<uint8_t> codes,
     const bool last = end == out_features();
     const int64_t count = last ? available : available / block_size * block_size;
     const auto bad =
-        nf4_quantize(std::span<const float>(buffer).first(count), block_size,
-                     codes.subspan(done / 2, ceil_div(count, 2)),
+        nf4_quantize(buffer.first(count), block_size, codes.subspan(done / 2, ceil_div(count, 2)),
                      absmax.subspan(done / block_size, ceil_div(count, block_size)), codebook());
     if (bad)
       throw_non_finite(*this, done + *bad, buffer[*bad]);
@@ -128,21 +128,23 @@ void Nf4Weight::quantize(const RowSource& rows, std::span<uint8_t> codes,
   }
 }
 
-void Nf4Weight::publish_quantised(const Quantiser& quantiser) {
-  std::vector<uint8_t> codes;
+void Nf4Weight::publish_quantised(const Quantiser& quantiser, LoadBuffers& buffers) {
+  std::span<uint8_t> codes;
   std::vector<float> absmax;
   if (store_->is_publisher(codes_)) {
     const Nf4Sizes sizes = nf4_sizes(options_, num_values());
-    codes.resize(sizes.codes_bytes);
+    const std::span<std::byte> bytes = buffers.bytes(sizes.codes_bytes);
+    codes = {reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()};
     absmax.resize(sizes.num_blocks);
     quantiser(codes, absmax);
   }
-  publish_values(*store_, codes_, codes);
+  store_->publish(codes_, std::as_bytes(codes));
   publish_absmax(absmax);
 }
 
-void Nf4Weight::load(const RowSource& rows) {
-  publish_quantised([&](auto codes, auto absmax) { quantize(rows, codes, absmax); });
+void Nf4Weight::load(const RowSource& rows, LoadBuffers& buffers) {
+  const auto quantiser = [&](auto codes, auto absmax) { quantize(rows, buffers, codes, absmax); };
+  publish_quantised(quantiser, buffers);
 }
 
 // A group is whole blocks, so it is quantised as it would be within the whole; the last one ends
@@ -150,7 +152,7 @@ void Nf4Weight::load(const RowSource& rows) {
 void Nf4Weight::requantize(const RowSource& rows) {
   const int64_t columns = in_features(), size = options_.block_size;
   const int64_t group = rows_per_group(columns, size / std::gcd(size, columns));
-  publish_quantised([&](std::span<uint8_t> codes, std::span<float> absmax) {
+  const auto quantiser = [&](std::span<uint8_t> codes, std::span<float> absmax) {
     parallel_tasks(ceil_div(out_features(), group), [&](int64_t task) {
       const int64_t begin = task * group, end = std::min(begin + group, out_features());
       std::vector<float> values((end - begin) * columns);
@@ -162,7 +164,9 @@ void Nf4Weight::requantize(const RowSource& rows) {
       if (bad)
         throw_non_finite(*this, first + *bad, values[*bad]);
     });
-  });
+  };
+  LoadBuffers buffers;
+  publish_quantised(quantiser, buffers);
 }
 
 void Nf4Weight::publish_absmax(const std::vector<float>& absmax) {

@@ -73,7 +73,7 @@ class StoredWeight final : public QuantizedWeight {
   }
   std::vector<ParameterId> components() const override { return {blocks_}; }
 
-  void load(const RowSource& rows) override;
+  void load(const RowSource& rows, LoadBuffers& buffers) override;
 
  protected:
   kernels::BlockSource decoder(int64_t first_row) const override {
@@ -88,7 +88,7 @@ class StoredWeight final : public QuantizedWeight {
 
  private:
   void check_finite(int64_t begin, int64_t end, const std::byte* blocks,
-                    std::vector<float>& values) const;
+                    std::span<float> values) const;
 
   ParameterStore* store_;
   const io::GgufType& type_;
@@ -98,25 +98,24 @@ class StoredWeight final : public QuantizedWeight {
 };
 
 void StoredWeight::check_finite(int64_t begin, int64_t end, const std::byte* blocks,
-                                std::vector<float>& values) const {
+                                std::span<float> values) const {
   const int64_t columns = in_features();
   parallel_for(end - begin, rows_per_task(columns), [&](int64_t first, int64_t last) {
     type_.decode(blocks + first * row_bytes_,
-                 std::span(values).subspan(static_cast<size_t>(first * columns),
-                                           static_cast<size_t>((last - first) * columns)));
+                 values.subspan(static_cast<size_t>(first * columns),
+                                static_cast<size_t>((last - first) * columns)));
   });
-  const auto decoded =
-      std::span<const float>(values).first(static_cast<size_t>((end - begin) * columns));
+  const auto decoded = values.first(static_cast<size_t>((end - begin) * columns));
   if (const auto bad = first_non_finite(decoded, 0))
     throw_non_finite(*this, begin * columns + *bad, decoded[static_cast<size_t>(*bad)]);
 }
 
-void StoredWeight::load(const RowSource&) {
-  std::vector<std::byte> blocks;
+void StoredWeight::load(const RowSource&, LoadBuffers& buffers) {
+  std::span<std::byte> blocks;
   if (store_->is_publisher(blocks_)) {
     const int64_t step = std::min(rows_per_slab(in_features()), out_features());
-    std::vector<float> values(static_cast<size_t>(step * in_features()));
-    blocks.resize(static_cast<size_t>(out_features() * row_bytes_));
+    const std::span<float> values = buffers.values(step * in_features());
+    blocks = buffers.bytes(out_features() * row_bytes_);
     for (int64_t begin = 0; begin < out_features(); begin += step) {
       const int64_t end = std::min(begin + step, out_features());
       std::byte* const target = blocks.data() + begin * row_bytes_;
