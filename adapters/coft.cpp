@@ -13,13 +13,16 @@ using models::UpdatedRange;
 
 namespace {
 
-// On the factor of rows with these sums of squares of their triangles; each stands in S twice.
+// Rows that are moved end a hair inside of the ball: PEFT, which looks in each pass, leaves them.
+constexpr double kHair = 4e-6;
+
+// The factors of rows with these sums of squares of their triangles; each stands in S twice.
 std::vector<float> factors(const std::vector<double>& squares, double eps) {
   const double limit = eps / std::sqrt(static_cast<double>(squares.size()));
   std::vector<float> result;
   for (const double square : squares) {
     const double norm = std::sqrt(2.0 * square);
-    result.push_back(norm <= limit ? 1.0f : static_cast<float>(limit / norm));
+    result.push_back(norm <= limit ? 1.0f : static_cast<float>((1.0 - kHair) * limit / norm));
   }
   return result;
 }

@@ -359,7 +359,10 @@ class TinyModel(ParityCase):
             {"method": "vera", "r": 16, **some},
             {"method": "loha", "r": 4, **some},
             {"method": "lokr", "r": 4, **some},
+            {"method": "loha", "r": 4, "rank_dropout": 0.2, "module_dropout": 0.2, **some},
             {"method": "oft", "oft_block_size": 8, **some},
+            {"method": "oft", "oft_block_size": 8, "coft": True, "eps": 0.5, "module_dropout": 0.3,
+             **some},
             {"method": "boft", **some},
         ):
             with self.subTest(**adapter), tempfile.TemporaryDirectory() as scratch:
