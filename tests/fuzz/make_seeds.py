@@ -48,6 +48,7 @@ def make_safetensors():
     seed("shape_larger_than_the_data", {"a": entry([1000, 1000], 0, 4000000)}, bytes(16))
     seed("shape_other_than_the_range", {"a": entry([3], 0, 16)}, bytes(16))
     seed("negative_extent", {"a": entry([-4], 0, 16)}, bytes(16))
+    seed("extent_of_minus_0", '{"a":{"dtype":"F32","shape":[2,-0],"data_offsets":[0,0]}}')
     seed("extent_with_a_fraction", {"a": entry([1.5], 0, 4)}, bytes(4))
     seed("extent_of_2_to_the_64", '{"a":{"dtype":"F32","shape":[18446744073709551616],"data_offsets":[0,4]}}',
          bytes(4))
