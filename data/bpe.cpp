@@ -121,36 +121,6 @@ uint32_t BpeMerger::rank(int32_t left, int32_t right) const {
   return slot != nullptr ? slot->rank : kNoRank;
 }
 
-void BpeMerger::merge(std::vector<int32_t>& symbols) const {
-  if (symbols.size() <= kShortPiece)
-    merge_short(symbols);
-  else
-    merge_long(symbols);
-}
-
-void BpeMerger::merge_short(std::vector<int32_t>& symbols) const {
-  std::array<uint32_t, kShortPiece> ranks;
-  std::size_t count = symbols.size();
-  for (std::size_t i = 0; i + 1 < count; ++i)
-    ranks[i] = rank(symbols[i], symbols[i + 1]);
-  while (count > 1) {
-    const auto best = std::min_element(ranks.begin(), ranks.begin() + static_cast<long>(count - 1));
-    if (*best == kNoRank)
-      break;
-    const auto at = static_cast<std::size_t>(best - ranks.begin());
-    symbols[at] = find(symbols[at], symbols[at + 1])->merged;
-    for (std::size_t i = at + 1; i + 1 < count; ++i) {
-      symbols[i] = symbols[i + 1];
-      ranks[i] = ranks[i + 1];
-    }
-    --count;
-    ranks[at] = at + 1 < count ? rank(symbols[at], symbols[at + 1]) : kNoRank;
-    if (at > 0)
-      ranks[at - 1] = rank(symbols[at - 1], symbols[at]);
-  }
-  symbols.resize(count);
-}
-
 /// Symbols of a long piece in a doubly linked list; rank is that of the pair beginning there.
 struct BpeMerger::Chain {
   static constexpr uint32_t kEnd = ~uint32_t{0};
@@ -194,83 +164,140 @@ struct BpeMerger::Chain {
   }
 };
 
-struct BpeMerger::Merged {
-  std::vector<int32_t> ids;
-  std::vector<uint32_t> begins;  // first symbols of the last tokens
+void BpeMerger::merge(std::vector<int32_t>& symbols) const {
+  if (symbols.size() <= kShortPiece) {
+    merge_short(symbols);
+    return;
+  }
+  SHARDTUNE_ASSERT(symbols.size() < Chain::kEnd);
+  const Chain chain = merged(symbols);
+  symbols.clear();
+  for (uint32_t at = 0; at != Chain::kEnd; at = chain.symbols[at].next)
+    symbols.push_back(chain.symbols[at].id);
+}
 
-  /// Tokens are given up from the end alone, so that few of their places need be known.
-  void forget_begins() {
+void BpeMerger::merge_short(std::vector<int32_t>& symbols) const {
+  std::array<uint32_t, kShortPiece> ranks;
+  std::size_t count = symbols.size();
+  for (std::size_t i = 0; i + 1 < count; ++i)
+    ranks[i] = rank(symbols[i], symbols[i + 1]);
+  while (count > 1) {
+    const auto best = std::min_element(ranks.begin(), ranks.begin() + static_cast<long>(count - 1));
+    if (*best == kNoRank)
+      break;
+    const auto at = static_cast<std::size_t>(best - ranks.begin());
+    symbols[at] = find(symbols[at], symbols[at + 1])->merged;
+    for (std::size_t i = at + 1; i + 1 < count; ++i) {
+      symbols[i] = symbols[i + 1];
+      ranks[i] = ranks[i + 1];
+    }
+    --count;
+    ranks[at] = at + 1 < count ? rank(symbols[at], symbols[at + 1]) : kNoRank;
+    if (at > 0)
+      ranks[at - 1] = rank(symbols[at - 1], symbols[at]);
+  }
+  symbols.resize(count);
+}
+
+/// What of a long piece may still change, or tells whether it may.
+struct BpeMerger::Window {
+  std::vector<int32_t>& symbols;  // of the last tokens, and those that have none yet
+  std::vector<int32_t>& ids;      // tokens of all symbols before, and of others
+  std::vector<uint32_t> begins;   // first symbols of the last tokens, in `symbols`
+
+  /// The symbols from `from` on get these tokens.
+  void append(const Chain& chain, std::size_t from) {
+    for (uint32_t at = 0; at != Chain::kEnd; at = chain.symbols[at].next) {
+      ids.push_back(chain.symbols[at].id);
+      begins.push_back(static_cast<uint32_t>(from + at));
+    }
+  }
+
+  /// Tokens are given up from the end alone, so that few of them need be known.
+  void forget() {
     constexpr std::size_t kKnown = 4096;
-    if (begins.size() > 4 * kKnown)
-      begins.erase(begins.begin(), begins.end() - static_cast<long>(kKnown));
+    if (begins.size() <= 4 * kKnown)
+      return;
+    begins.erase(begins.begin(), begins.end() - static_cast<long>(kKnown));
+    const uint32_t gone = begins.front();
+    symbols.erase(symbols.begin(), symbols.begin() + static_cast<long>(gone));
+    for (uint32_t& begin : begins)
+      begin -= gone;
   }
 };
 
-void BpeMerger::append_merged(std::span<const int32_t> symbols, std::size_t from,
-                              Merged& merged) const {
+BpeMerger::Chain BpeMerger::merged(std::span<const int32_t> symbols) const {
   Chain chain(*this, symbols);
   if (ranks_ascend_)
     merge_by_rank(chain);
   else
     merge_by_heap(chain);
-  for (uint32_t at = 0; at != Chain::kEnd; at = chain.symbols[at].next) {
-    merged.ids.push_back(chain.symbols[at].id);
-    merged.begins.push_back(static_cast<uint32_t>(from + at));
-  }
+  return chain;
 }
 
 /// Whether the symbols of two tokens in a row give just these two.
 bool BpeMerger::stay_apart(std::span<const int32_t> symbols, int32_t left, int32_t right) const {
-  Merged pair;
-  append_merged(symbols, 0, pair);
-  return pair.ids == std::vector<int32_t>{left, right};
+  const Chain chain = merged(symbols);
+  const Chain::Symbol& first = chain.symbols[0];
+  return first.id == left && first.next != Chain::kEnd && chain.symbols[first.next].id == right &&
+         chain.symbols[first.next].next == Chain::kEnd;
 }
 
-/// Merges the symbols from the last tokens' on to `end`, where they are joined to what stays. A
-/// row of tokens is what its symbols give exactly when each two neighbours are what theirs give:
-/// merges inside a stretch that none of its border's merges leaves run as they would alone, so the
-/// first merge across a boundary in the whole would also come in the pair. Where a boundary does
-/// not hold, more tokens are given up. False: all that are known were not enough.
-bool BpeMerger::drop_and_merge(std::span<const int32_t> symbols, std::size_t end,
-                               Merged& merged) const {
+/// Merges the symbols from the last tokens' on, where they are joined to what stays. A row of
+/// tokens is what its symbols give exactly when each two neighbours are what theirs give: merges
+/// inside a stretch that none of its border's merges leaves run as they would alone, so the first
+/// merge across a boundary in the whole would also come in the pair. Where a boundary does not
+/// hold, more tokens are given up. False: all that are known were not enough.
+bool BpeMerger::drop_and_merge(Window& window) const {
   constexpr std::size_t kDropped = 16;  // what a later symbol is likely to change
-  const std::size_t before = merged.ids.size();
-  const std::size_t known = merged.begins.size();
-  const std::size_t first = before - known;  // token of the first known place
+  const std::span<const int32_t> symbols = window.symbols;
+  const std::size_t before = window.ids.size();
+  const std::size_t known = window.begins.size();
   for (std::size_t dropped = kDropped; dropped < known; dropped *= 4) {
-    const std::size_t kept = before - dropped;
-    const std::size_t from = merged.begins[kept - first];
-    merged.ids.resize(kept);
-    merged.begins.resize(kept - first);
-    append_merged(symbols.subspan(from, end - from), from, merged);
-    const std::size_t begin = merged.begins[kept - 1 - first];
-    const std::size_t next = kept + 1 < merged.ids.size() ? merged.begins[kept + 1 - first] : end;
-    if (stay_apart(symbols.subspan(begin, next - begin), merged.ids[kept - 1], merged.ids[kept]))
+    const std::size_t kept = known - dropped;
+    const std::size_t from = window.begins[kept];
+    window.ids.resize(before - dropped);
+    window.begins.resize(kept);
+    window.append(merged(symbols.subspan(from)), from);
+    const std::size_t begin = window.begins[kept - 1];
+    const std::size_t end =
+        kept + 1 < window.begins.size() ? window.begins[kept + 1] : symbols.size();
+    if (stay_apart(symbols.subspan(begin, end - begin), window.ids[before - dropped - 1],
+                   window.ids[before - dropped]))
       return true;
   }
-  if (before > 0)
+  if (known > kDropped)
     return false;
-  append_merged(symbols.first(end), 0, merged);
+  window.ids.resize(before - known);  // none is forgotten yet: all from the first on
+  window.begins.clear();
+  window.append(merged(symbols), 0);
   return true;
 }
 
-/// Long pieces go block by block, so that what merging touches stays in the cache.
-void BpeMerger::merge_long(std::vector<int32_t>& ids) const {
-  constexpr std::size_t kBlock = 8192;  // symbols
-  if (ids.size() >= Chain::kEnd)
-    throw ArgumentError("text: one word of 4 GiB or more cannot be tokenised. Split the text.");
-  Merged merged;
-  merged.ids.reserve(ids.size());
-  for (std::size_t end = 0; end < ids.size();) {
-    end = ids.size() - end < 2 * kBlock ? ids.size() : end + kBlock;
-    if (!drop_and_merge(ids, end, merged)) {  // once: what reaches so far back may do so again
-      merged = {};
-      append_merged(ids, 0, merged);
-      break;
+/// Block by block, so that what merging touches stays in the cache, and memory is that of the
+/// tokens.
+void BpeMerger::merge_long(SymbolReader& piece, std::vector<int32_t>& symbols,
+                           std::vector<int32_t>& ids) const {
+  constexpr std::size_t kBlock = 8192;
+  const std::size_t first = ids.size();
+  symbols.clear();
+  Window window{symbols, ids, {}};
+  for (std::size_t merged_to = 0; piece.read(kBlock, symbols); merged_to = symbols.size()) {
+    if (symbols.size() == merged_to)
+      continue;
+    if (!drop_and_merge(window)) {  // once: what reaches so far back may do so again
+      piece.restart();
+      symbols.clear();
+      while (piece.read(kBlock, symbols)) {
+      }
+      if (symbols.size() >= Chain::kEnd)
+        throw ArgumentError("text: one word of 4 GiB or more cannot be tokenised. Split the text.");
+      ids.resize(first);
+      window.append(merged(symbols), 0);
+      return;
     }
-    merged.forget_begins();
+    window.forget();
   }
-  ids = std::move(merged.ids);
 }
 
 /// Positions are kept in a bucket per rank: a rank's merges run through memory in order, and the

@@ -28,13 +28,29 @@ struct BpeMerge {
   uint32_t rank;
 };
 
+/// The symbols of a long piece, from its beginning on.
+class SymbolReader {
+ public:
+  virtual ~SymbolReader() = default;
+  virtual void restart() = 0;
+  /// Appends some `count` more to `symbols`; false: there are none left.
+  virtual bool read(std::size_t count, std::vector<int32_t>& symbols) = 0;
+};
+
 class BpeMerger {
  public:
+  /// Longer ones go through merge_long().
+  static constexpr std::size_t kLongPiece = 16384;  // symbols
+
   BpeMerger() : BpeMerger(std::vector<BpeMerge>{}) {}
   /// Where a pair comes twice the later one holds, as in the reference. Merges may share a rank.
   explicit BpeMerger(const std::vector<BpeMerge>& merges);
 
   void merge(std::vector<int32_t>& symbols) const;
+  /// The same of a piece of any length, a block of symbols at a time; appended to `ids`. `symbols`
+  /// is scratch.
+  void merge_long(SymbolReader& piece, std::vector<int32_t>& symbols,
+                  std::vector<int32_t>& ids) const;
 
  private:
   struct Slot {
@@ -45,15 +61,14 @@ class BpeMerger {
   static constexpr uint64_t kEmpty = ~uint64_t{0};
   static constexpr uint32_t kNoRank = ~uint32_t{0};
   struct Chain;   // the linked symbols of a long piece
-  struct Merged;  // tokens and where their symbols begin
+  struct Window;  // the last symbols of a long piece and their tokens
 
   const Slot* find(int32_t left, int32_t right) const;
   uint32_t rank(int32_t left, int32_t right) const;
   void merge_short(std::vector<int32_t>& symbols) const;
-  void merge_long(std::vector<int32_t>& symbols) const;
-  void append_merged(std::span<const int32_t> symbols, std::size_t from, Merged& merged) const;
+  Chain merged(std::span<const int32_t> symbols) const;
   bool stay_apart(std::span<const int32_t> symbols, int32_t left, int32_t right) const;
-  bool drop_and_merge(std::span<const int32_t> symbols, std::size_t end, Merged& merged) const;
+  bool drop_and_merge(Window& window) const;
   void merge_by_rank(Chain& chain) const;
   void merge_by_heap(Chain& chain) const;
 

@@ -145,6 +145,24 @@ void check_ids(const TokenizerSpec& spec) {
   }
 }
 
+class PieceReader : public SymbolReader {
+ public:
+  PieceReader(const FirstSymbols& symbols, std::string_view piece)
+      : symbols_(symbols), piece_(piece) {}
+  void restart() override { at_ = {}; }
+  bool read(std::size_t count, std::vector<int32_t>& symbols) override {
+    if (at_.offset >= piece_.size())
+      return false;
+    symbols_.append_some(piece_, count, at_, symbols);
+    return true;
+  }
+
+ private:
+  const FirstSymbols& symbols_;
+  std::string_view piece_;
+  FirstSymbols::Cursor at_;
+};
+
 class BpeTokenizer : public Tokenizer {
  public:
   explicit BpeTokenizer(TokenizerSpec spec)
@@ -264,6 +282,12 @@ class BpeTokenizer : public Tokenizer {
   void encode_marked(std::string_view text, std::span<const PlainRange> plain, TextStart start,
                      std::vector<int32_t>& ids) const {
     PieceCachePool::Lease cache(caches_);
+    // Of a long text one piece of address space, of which only what is filled becomes memory: every
+    // time a vector grows, all of its pages are new ones.
+    constexpr std::size_t kLongText = 1 << 20;
+    constexpr std::size_t kMoreTokens = 256;  // than bytes: ends, prefixes
+    if (text.size() >= kLongText)
+      ids.reserve(ids.size() + text.size() + kMoreTokens);
     std::vector<int32_t> symbols;
     const Words words{*cache, plain.empty() ? SpecialTokens::kParse : SpecialTokens::kPlain,
                       symbols};
@@ -353,8 +377,12 @@ class BpeTokenizer : public Tokenizer {
     if (cached && words.cache.lookup(piece, ids))
       return;
     std::vector<int32_t>& symbols = words.symbols;
+    if (piece.size() > BpeMerger::kLongPiece) {
+      PieceReader reader(symbols_, piece);
+      merger_.merge_long(reader, symbols, ids);
+      return;
+    }
     symbols.clear();
-    symbols.reserve(piece.size());
     symbols_.append(piece, symbols);
     merger_.merge(symbols);
     const std::size_t first = ids.size();

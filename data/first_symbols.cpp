@@ -31,16 +31,24 @@ int32_t FirstSymbols::character_id(int32_t code_point) const {
 }
 
 void FirstSymbols::append(std::string_view piece, std::vector<int32_t>& symbols) const {
-  symbols.reserve(symbols.size() + piece.size());
-  if (options_.alphabet == TokenAlphabet::kByteLevel)
-    append_bytes(piece, symbols);
-  else
-    append_characters(piece, symbols);
+  Cursor at;
+  append_some(piece, piece.size(), at, symbols);
 }
 
-void FirstSymbols::append_bytes(std::string_view piece, std::vector<int32_t>& symbols) const {
-  bool in_unknown_run = false;
-  for (const char byte : piece) {
+void FirstSymbols::append_some(std::string_view piece, std::size_t num_bytes, Cursor& at,
+                               std::vector<int32_t>& symbols) const {
+  const std::size_t end = at.offset + std::min(num_bytes, piece.size() - at.offset);
+  symbols.reserve(symbols.size() + end - at.offset);
+  if (options_.alphabet == TokenAlphabet::kByteLevel)
+    append_bytes(piece, end, at, symbols);
+  else
+    append_characters(piece, end, at, symbols);
+}
+
+void FirstSymbols::append_bytes(std::string_view piece, std::size_t end, Cursor& at,
+                                std::vector<int32_t>& symbols) const {
+  bool in_unknown_run = at.in_unknown_run;
+  for (const char byte : piece.substr(at.offset, end - at.offset)) {
     const int32_t id = options_.byte_ids[static_cast<unsigned char>(byte)];
     if (id >= 0) {
       symbols.push_back(id);
@@ -51,11 +59,14 @@ void FirstSymbols::append_bytes(std::string_view piece, std::vector<int32_t>& sy
       in_unknown_run = true;
     }
   }
+  at = {end, in_unknown_run};
 }
 
-void FirstSymbols::append_characters(std::string_view piece, std::vector<int32_t>& symbols) const {
-  bool in_unknown_run = false;
-  for (std::size_t offset = 0; offset < piece.size();) {
+void FirstSymbols::append_characters(std::string_view piece, std::size_t end, Cursor& at,
+                                     std::vector<int32_t>& symbols) const {
+  bool in_unknown_run = at.in_unknown_run;
+  std::size_t offset = at.offset;
+  while (offset < end) {
     const CodePoint point = decode_code_point(piece, offset);
     const std::string_view bytes = piece.substr(offset, static_cast<std::size_t>(point.length));
     offset += bytes.size();
@@ -76,6 +87,7 @@ void FirstSymbols::append_characters(std::string_view piece, std::vector<int32_t
     }
     in_unknown_run = false;
   }
+  at = {offset, in_unknown_run};
 }
 
 }  // namespace shardtune::data

@@ -27,12 +27,22 @@ class FirstSymbols {
   explicit FirstSymbols(Options options);
 
   void append(std::string_view piece, std::vector<int32_t>& symbols) const;
+
+  struct Cursor {
+    std::size_t offset = 0;  // in the piece
+    bool in_unknown_run = false;
+  };
+  /// The same of the next bytes alone, about num_bytes of them: whole characters.
+  void append_some(std::string_view piece, std::size_t num_bytes, Cursor& at,
+                   std::vector<int32_t>& symbols) const;
   bool has_character(int32_t code_point) const { return character_id(code_point) >= 0; }
 
  private:
   int32_t character_id(int32_t code_point) const;
-  void append_bytes(std::string_view piece, std::vector<int32_t>& symbols) const;
-  void append_characters(std::string_view piece, std::vector<int32_t>& symbols) const;
+  void append_bytes(std::string_view piece, std::size_t end, Cursor& at,
+                    std::vector<int32_t>& symbols) const;
+  void append_characters(std::string_view piece, std::size_t end, Cursor& at,
+                         std::vector<int32_t>& symbols) const;
 
   Options options_;
   std::vector<int32_t> common_;  // kText: code points below its size

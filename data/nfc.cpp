@@ -77,9 +77,9 @@ bool is_ascii(std::string_view text) {
 std::string normalize_nfc(std::string_view text) {
   if (is_ascii(text))
     return std::string(text);
-  // ICU counts in int32: cut far below that, before an ASCII character, which nothing composes
-  // with from the left.
-  constexpr std::size_t kMaxPart = std::size_t{1} << 28;
+  // In parts that stay in the cache (and below what ICU counts in int32): cut before an ASCII
+  // character, which nothing composes with from the left.
+  constexpr std::size_t kMaxPart = std::size_t{1} << 15;
   std::string result;
   result.reserve(text.size());
   std::size_t begin = 0;

@@ -6,8 +6,12 @@ namespace shardtune::data {
 namespace {
 
 std::string replaced(std::string_view text, const NormalizeStep& step) {
+  // Counted first: a string that grows is copied into new pages each time.
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find(step.from, at)) != std::string_view::npos; ++count)
+    at += step.from.size();
   std::string result;
-  result.reserve(text.size() + text.size() / 4);
+  result.reserve(text.size() - count * step.from.size() + count * step.to.size());
   std::size_t done = 0;
   for (std::size_t at = 0; (at = text.find(step.from, done)) != std::string_view::npos;) {
     result.append(text.substr(done, at - done)).append(step.to);

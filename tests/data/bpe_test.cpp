@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "core/rng.h"
 
@@ -55,6 +56,32 @@ std::vector<int32_t> merge_plainly(const std::vector<BpeMerge>& merges, std::vec
   return merged;
 }
 
+class VectorReader : public SymbolReader {
+ public:
+  explicit VectorReader(const std::vector<int32_t>& symbols) : symbols_(symbols) {}
+  void restart() override { next_ = 0; }
+  bool read(std::size_t count, std::vector<int32_t>& symbols) override {
+    const std::size_t end = std::min(symbols_.size(), next_ + count);
+    symbols.insert(symbols.end(), symbols_.begin() + static_cast<long>(next_),
+                   symbols_.begin() + static_cast<long>(end));
+    return std::exchange(next_, end) < end;
+  }
+
+ private:
+  const std::vector<int32_t>& symbols_;
+  std::size_t next_ = 0;
+};
+
+/// Behind a token that is there already.
+std::vector<int32_t> merge_long(const BpeMerger& merger, const std::vector<int32_t>& symbols) {
+  VectorReader reader(symbols);
+  std::vector<int32_t> scratch{5}, ids{-7};
+  merger.merge_long(reader, scratch, ids);
+  EXPECT_EQ(ids.front(), -7);
+  ids.erase(ids.begin());
+  return ids;
+}
+
 /// Random merges over `letters` symbols. Shuffled ranks do not ascend with the tokens they use.
 std::vector<BpeMerge> random_merges(const CounterRng& rng, int letters, int count, bool shuffled) {
   std::vector<BpeMerge> merges;
@@ -84,9 +111,11 @@ TEST(BpeMerger, LongPiecesAreMergedAsByTheDefinition) {
       ids[i] =
           static_cast<int32_t>(rng.bits(1'000'000 + i % period) % static_cast<uint64_t>(letters));
     const std::vector<int32_t> expected = merge_plainly(merges, ids);
+    const std::vector<int32_t> found = merge_long(merger, ids);
+    EXPECT_TRUE(found == expected)
+        << "round " << round << ": " << found.size() << " tokens, expected " << expected.size();
     merger.merge(ids);
-    EXPECT_TRUE(ids == expected) << "round " << round << ": " << ids.size() << " tokens, expected "
-                                 << expected.size();
+    EXPECT_TRUE(ids == expected) << "at once, round " << round;
   }
 }
 
@@ -101,8 +130,7 @@ void expect_runs_merge(int32_t reach, size_t count) {
   for (size_t i = 0; i < count; ++i)
     ids[i] = static_cast<int32_t>(i % static_cast<size_t>(reach + 1));
   const std::vector<int32_t> expected = merge_plainly(merges, ids);
-  BpeMerger(merges).merge(ids);
-  EXPECT_TRUE(ids == expected) << "reach " << reach;
+  EXPECT_TRUE(merge_long(BpeMerger(merges), ids) == expected) << "reach " << reach;
 }
 
 TEST(BpeMerger, GivesUpAsManyTokensAsTheNextBlockChanges) { expect_runs_merge(400, 60'000); }
