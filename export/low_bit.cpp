@@ -44,10 +44,6 @@ LowBitLinears::LowBitLinears(const ExportRequest& request, const MergedTensors& 
   for (const MergedTensor& tensor : merged.tensors()) {
     has_split_blocks = has_split_blocks || (tensor.linear != nullptr && options_.method != "int8" &&
                                             tensor.row_length() % options_.block_size != 0);
-    if (tensor.linear != nullptr && models::is_conv1d(request.source.config(), tensor.name))
-      throw UnsupportedError("export --dtype " + options_.method + ": " + tensor.name +
-                             " is a Conv1D, of which no low-bit checkpoint was compared with "
-                             "transformers yet. Use --dtype bfloat16.");
   }
   if (has_split_blocks)
     log_warning("export: some rows are no whole blocks of " + std::to_string(options_.block_size) +

@@ -23,15 +23,7 @@ SOME = ({"config": "double_seq_bn", "reduction_factor": 8},
          "init_weights": "houlsby", "non_linearity": "gelu"})
 
 
-def make_model(folder, family):
-    tokenizer = parity.make_tiny_model(folder)
-    if family == "gpt2":
-        torch.manual_seed(4)
-        config = transformers.GPT2Config(
-            n_embd=64, n_layer=3, n_head=4, n_positions=512, vocab_size=tokenizer.get_vocab_size(),
-            bos_token_id=0, eos_token_id=2, initializer_range=0.1)
-        transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-    return tokenizer
+MAKE = {"llama": parity.make_tiny_model, "gpt2": parity.make_tiny_gpt2}
 
 
 class Bottleneck(parity.ParityCase):
@@ -39,13 +31,13 @@ class Bottleneck(parity.ParityCase):
     sequences = parity.TinyModel.sequences
 
     def every_case(self, check):
-        for family in ("llama", "gpt2"):
+        for family in MAKE:
             for options in SOME:
                 with (self.subTest(family=family, **options),
                       tempfile.TemporaryDirectory() as scratch):
                     self.scratch = pathlib.Path(scratch)
                     folder = self.scratch / "model"
-                    tokenizer = make_model(folder, family)
+                    tokenizer = MAKE[family](folder)
                     rows = parity.sample_rows(10)
                     base = transformers.AutoModelForCausalLM.from_pretrained(
                         folder, dtype=torch.float32, attn_implementation="eager").eval()

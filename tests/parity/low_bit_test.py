@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import parity_test
-from parity_test import ROOT, make_tiny_model, shardtune
+from parity_test import ROOT, make_tiny_gpt2, make_tiny_model, shardtune
 
 FORMATS = {"nf4": {"method": "nf4", "double_quant": True}, "nf4_plain": {"method": "nf4"},
            "fp4": {"method": "fp4", "double_quant": True}, "int8": {"method": "int8"}}
@@ -27,6 +27,13 @@ class LowBit(parity_test.ParityCase):
             with self.subTest(name):
                 self.check(name, quantization)
 
+    def test_every_format_of_gpt2(self):
+        """Its linears are Conv1D modules: dense files have them as [in,out], codes as [out,in]."""
+        make_tiny_gpt2(self.scratch / "model")
+        for name, quantization in FORMATS.items():
+            with self.subTest(name):
+                self.check(name, quantization, is_gpt2=True)
+
     def make_model(self):
         """Rows of whole blocks: others bitsandbytes 0.50.2 decodes with a wrong absmax on the CPU."""
         folder = self.scratch / "model"
@@ -36,7 +43,7 @@ class LowBit(parity_test.ParityCase):
         torch.manual_seed(4)
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
 
-    def check(self, name, quantization):
+    def check(self, name, quantization, is_gpt2=False):
         config = parity_test.TinyModel.config(
             self, self.scratch / "model",
             {"lora_rank": 4, "lora_alpha": 8, "merge_aware": True, "merge_aware_weights": "int8"})
@@ -60,9 +67,10 @@ class LowBit(parity_test.ParityCase):
                 found = module.weight.data.float() * (scb / 127).unsqueeze(1)
             else:
                 continue
-            self.assertTrue(torch.equal(found, values[path + ".weight"]), path)
+            expected = values[path + ".weight"]
+            self.assertTrue(torch.equal(found, expected.T if is_gpt2 else expected), path)
             compared += 1
-        self.assertEqual(compared, 3 * 7)
+        self.assertEqual(compared, 3 * (4 if is_gpt2 else 7))
         self.check_loss(packed, loaded, model, exact=method != "int8")
 
     def check_loss(self, packed, loaded, model, exact):

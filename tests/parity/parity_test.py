@@ -266,6 +266,17 @@ def make_tiny_model(folder, tied=False):
     return tokenizer
 
 
+def make_tiny_gpt2(folder):
+    """The same with a random gpt2."""
+    tokenizer = make_tiny_model(folder)
+    torch.manual_seed(4)
+    config = transformers.GPT2Config(
+        n_embd=64, n_layer=3, n_head=4, n_positions=512, vocab_size=tokenizer.get_vocab_size(),
+        bos_token_id=0, eos_token_id=2, initializer_range=0.1)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return tokenizer
+
+
 class TinyModel(ParityCase):
     """Everything in fp32, so that the sides agree to fp32's own rounding."""
 
