@@ -121,8 +121,9 @@ ModelConfig parse_gguf_config(const io::GgufFile& file) {
   std::vector<std::string> known;
   for (const std::string& family : families().names()) {
     const std::string_view own = families().at(family).gguf.architecture;
-    if (!own.empty())
-      known.emplace_back(own);
+    if (own.empty())
+      continue;
+    known.emplace_back(own);
     if (own == architecture)
       config.model_type = family;
   }

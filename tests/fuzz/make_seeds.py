@@ -186,6 +186,8 @@ def make_gguf():
     seed("merge_without_a_space", vocabulary(merges=["ab"]))
     seed("merge_of_unknown_pieces", vocabulary(merges=["x y"]))
     seed("merges_are_numbers", vocabulary(merges=None, extra=[pair("tokenizer.ggml.merges", ARRAY, integers([1]))]))
+    seed("architecture_empty", [p if b"architecture" not in p else
+                                pair("general.architecture", STRING, text("")) for p in valid])
     seed("split_rule_unknown", [p if b"gpt-2" not in p else pair("tokenizer.ggml.pre", STRING, text("nobody"))
                                 for p in valid])
 
