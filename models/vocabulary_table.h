@@ -52,6 +52,10 @@ class VocabularyTable {
   std::vector<UnitId> lookup_units() const;
 
   void load(const quant::RowSource& rows, quant::LoadBuffers& buffers);
+  void load(const quant::RowSource& rows) {
+    quant::LoadBuffers buffers;
+    load(rows, buffers);
+  }
   /// Rows [begin, end) in f32, leasing the chunks they lie in.
   void read_rows(int64_t begin, int64_t end, const TensorView& out) const;
   /// out [n,H] f32 | bf16 = rows of a frozen table, fetched through the store: one fetch_rows() of

@@ -166,6 +166,9 @@ void read_data(Job& job) {
 }
 
 void require_trainable(const Job& job) {
+  // Texts that are pretrained on may go on; an answer has to end.
+  if (job.config.training.objective == "pretrain")
+    return;
   data::require_trained_end(job.train_set, *job.tokenizer, "data.train",
                             job.config.data.max_length);
 }

@@ -87,5 +87,14 @@ TEST(Audit, DataWithoutATrainedEndIsShownAndRefusedAsByTrain) {
   EXPECT_FALSE(testing::fs::exists(folder.path("run")));
 }
 
+TEST(Audit, TextsOfAPretrainingMayAllBeCut) {
+  const ProgramFolder folder;
+  write_text(folder.path("train.jsonl"), "{\"text\": \"" + std::string(400, 'z') + "\"}\n");
+  const Outcome outcome = folder.run(
+      "train run.yaml --set 'data.train=[{path: train.jsonl, format: text}]'"
+      " --set data.packing=false --set training.objective=pretrain --set training.max_steps=1");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
 }  // namespace
 }  // namespace shardtune::launch
