@@ -61,6 +61,7 @@ class TreeHandler final : public YAML::EventHandler {
     check_tag(mark, tag);
     if (tag == "!")
       check_quote_closed(mark);
+    check_escapes(mark, value);
     if (expects_key()) {
       add_key(mark, value);
       return;
@@ -122,6 +123,12 @@ class TreeHandler final : public YAML::EventHandler {
   void check_tag(const YAML::Mark& mark, const std::string& tag) {
     if (!tag.empty() && tag != "?" && tag != "!")
       report(mark, "tags (" + quote_text(tag, 40) + ") are not read. Remove the tag");
+  }
+
+  // yaml-cpp 0.7 makes single bytes of two escapes, the only way to a value that is no UTF-8.
+  void check_escapes(const YAML::Mark& mark, const std::string& value) {
+    if (find_invalid_utf8(value))
+      report(mark, R"(the escapes "\N" and "\_" are not read. Write "\x85" and "\xa0")");
   }
 
   // yaml-cpp accepts a quote that is still open at the end of the file.

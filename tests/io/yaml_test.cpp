@@ -297,7 +297,7 @@ TEST(Yaml, RandomDamageNeverCrashes) {
     parsed.node.finish();
     if (!parsed.errors.messages().empty() || parsed.node.dump().empty())
       continue;
-    const Parsed again(parsed.node.dump());
+    Parsed again(parsed.node.dump());
     EXPECT_EQ(again.node.dump(), parsed.node.dump()) << text;
   }
 }
@@ -335,6 +335,17 @@ TEST(Yaml, OverrideErrorsNameTheOption) {
   EXPECT_HAS(parsed.joined(), "--set adapter.lora_rank.deep: a part of this path");
   EXPECT_HAS(parsed.joined(), "--set adapter.list: ");
   EXPECT_EQ(parsed.errors.messages().size(), 10u) << parsed.joined();
+}
+
+TEST(Yaml, DumpReadsBackControlCharacters) {
+  Parsed parsed("a: \"\\x85x\\x80y\\x9f\\x01 \\xa0\"\n");
+  const auto value = parsed.node.string("a");
+  EXPECT_EQ(value, "\xc2\x85x\xc2\x80y\xc2\x9f\x01 \xc2\xa0");
+  Parsed again(parsed.node.dump());
+  EXPECT_TRUE(again.joined().empty()) << again.joined();
+  EXPECT_EQ(again.node.string("a"), value);
+  EXPECT_HAS(error_of("a: 1\nb: \"x\\N\"\n"), "c.yaml:2: the escapes \"\\N\" and \"\\_\"");
+  EXPECT_HAS(error_of("\"\\_\": 1\n"), "c.yaml:1: the escapes");
 }
 
 TEST(Yaml, DumpReadsBackTheSame) {
