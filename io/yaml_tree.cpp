@@ -92,9 +92,10 @@ std::string scalar_text_of(const YamlTree& tree) {
     return "";
   if (tree.kind == YamlTree::Kind::kNull)
     return "null";
-  // A plain scalar over several lines was folded: only quotes keep its line ends.
-  const bool one_line = tree.text.find('\n') == std::string::npos;
-  return tree.is_plain && one_line ? tree.text : double_quoted(tree.text);
+  // A plain scalar over several lines was folded: only quotes keep its line ends, a lone carriage
+  // return as well, which yaml-cpp reads as text and then takes a colon before it for a key.
+  const bool stays_plain = tree.text.find_first_of("\r\n") == std::string::npos;
+  return tree.is_plain && stays_plain ? tree.text : double_quoted(tree.text);
 }
 
 class YamlWriter {

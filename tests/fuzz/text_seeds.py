@@ -113,6 +113,7 @@ def make_yaml():
     seed("number_010", "a: 010\nb: 1_000\nc: 0x1F\nd: 1e999\n")
     seed("scalar_alone", "hello\n")
     seed("line_end_in_quotes", '"\\N4YAML"\n')
+    seed("colon_before_a_return", "a: value::\r")
     seed("sequence_alone", "- a\n- b\n")
     seed("block_scalar", "a: |\n  x\n  y\nb: >-\n  z\n")
     for depth in (63, 64, 65, 1000):
