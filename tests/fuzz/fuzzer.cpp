@@ -30,7 +30,7 @@ const Parser& chosen() {
 
 /// The file of this process that inputs are written to.
 std::filesystem::path input_file() {
-  std::string folder = (std::filesystem::temp_directory_path() / "fuzz_shardtune_XXXXXX").string();
+  std::string folder = (std::filesystem::temp_directory_path() / "fuzz_input_XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr)
     std::abort();
   static const std::filesystem::path kFolder = folder;
