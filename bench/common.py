@@ -1,4 +1,5 @@
 """What the benchmark scripts share: the machine, an idle one, and sections of pages in docs/."""
+import datetime
 import json
 import os
 import pathlib
@@ -22,6 +23,12 @@ def commit():
     """Of the tree the script stands in; with -dirty when it differs from it."""
     return subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
                           capture_output=True, text=True).stdout.strip()
+
+
+def made(version):
+    """Today and the program that ran, of what `shardtune version` printed: it is not always the one
+    of this tree."""
+    return f"{datetime.date.today()}, {version.splitlines()[0]}"
 
 
 def busy_share(seconds=3.0):

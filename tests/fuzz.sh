@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes the parsers of files of strangers with clang's libFuzzer under the address and
-# undefined-behaviour sanitizers, each for a number of inputs. Finds are kept in build/fuzz/found; what was
-# learned about reachable code stays in build/fuzz/corpus for the next run. Adds rows to
+# undefined-behaviour sanitizers, each for a number of inputs. Finds are kept in build/fuzz/found;
+# what was learned about reachable code stays in build/fuzz/corpus for the next run. Adds rows to
 # docs/reports/fuzz-DATE.md.
 #   bash tests/fuzz.sh [INPUTS=250000] [PARSER...]    parsers: the folders of tests/fuzz/seeds
 #   bash tests/fuzz.sh again FILE PARSER              one input once more, with its stack

@@ -53,7 +53,8 @@ class PlannedSource : public models::ModelSource {
   // A rank that loads alone reads every tensor: its mapped pages, the encoded bytes and a slab
   // stand beside what the store holds by then.
   void drop(const std::string& name) const noexcept override {
-    const int64_t beside = source_.file_bytes(name) + store_.take_largest_published() + kSlabBytes;
+    largest_published_ = std::max(largest_published_, store_.take_largest_published());
+    const int64_t beside = source_.file_bytes(name) + largest_published_ + kSlabBytes;
     // What is shared is counted whole, with the rest of it to come (plan_run).
     load_bytes_ = std::max(load_bytes_, store_.loading_bytes() - store_.bytes().shared + beside);
   }
@@ -65,6 +66,7 @@ class PlannedSource : public models::ModelSource {
  private:
   const models::ModelSource& source_;
   PlannedStore& store_;
+  mutable int64_t largest_published_ = 0;  // so far: loads share their buffers (quant::LoadBuffers)
   mutable int64_t load_bytes_ = 0;
 };
 

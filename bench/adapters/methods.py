@@ -15,7 +15,6 @@ results of 5d602fdbf, 2026-08-21): Llama-3.2-3B trained on MetaMathQA for 5,000 
 GSM8K. Another task and model: the order may be compared, the numbers not.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -64,9 +63,7 @@ def train(config, work, model, *settings):
 
 
 def made():
-    """The day, and the program that ran: not always one of this tree."""
-    version = run(["launch/run", "-n", "1", "version"]).splitlines()[0]
-    return f"{datetime.date.today()}, {version}"
+    return common.made(run(["launch/run", "-n", "1", "version"]))
 
 
 def saved_values(folder):

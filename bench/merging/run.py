@@ -11,7 +11,6 @@ The sample task of configs/quickstart.yaml with NF4 in blocks of 64. Losses and 
 depend on what else the machine does; --step-cost refuses a busy one. --dry leaves docs/ alone.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -124,7 +123,7 @@ def cells(row):
 
 def table(options, rows):
     lines = [f"{pathlib.Path(options.data[1]).name}, {options.steps} steps, NF4 in blocks of 64, "
-             f"{datetime.date.today()}, {common.commit()}, {common.cpu()}:", "",
+             f"{common.made(shardtune('version'))}, {common.cpu()}:", "",
              "| | loss | exact match | loss of the exported checkpoint | its exact match |",
              "|---|---|---|---|---|"]
     for key, name in NAMES.items():
@@ -157,7 +156,7 @@ checkpoint: {{output_dir: "{options.work / 'run'}"}}
                 statistics.median(line["step_time_ms"] / 1000 for line in lines[WARM_UP:]))
     base = statistics.median(seconds["QLoRA"])
     lines = [f"SmolLM2 shape, 512 x 4 tokens, rank 16 on all linears, {options.turns} turns, "
-             f"{datetime.date.today()}, {common.commit()}, {common.cpu()}:", "",
+             f"{common.made(shardtune('version'))}, {common.cpu()}:", "",
              "| | seconds of a step | of QLoRA's |", "|---|---|---|"]
     for name, values in seconds.items():
         lines.append(f"| {name} | {common.spread(values)} | "

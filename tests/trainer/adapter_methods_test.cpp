@@ -10,6 +10,7 @@
 #include <set>
 
 #include "adapters/adapter.h"
+#include "tests/io/temp_folder.h"
 #include "tests/trainer/small_run.h"
 
 namespace shardtune::trainer {
@@ -124,15 +125,6 @@ INSTANTIATE_TEST_SUITE_P(Configs, AdapterMethods, ::testing::ValuesIn(configurat
                            return std::filesystem::path(info.param).stem().string();
                          });
 
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
 // A learning rate too small to move anything shows the values that a run starts from.
 TEST(AdapterNameOrPath, GoesOnFromASavedAdapter) {
   const SmallRun small;
@@ -162,7 +154,7 @@ TEST(AdapterNameOrPath, WhatDoesNotBelongTogetherIsRefused) {
   small.run(small.config("first", {"training.max_steps=1"}));
   const std::string path = "adapter_name_or_path: \"" + small.path("first/adapter").string() + "\"";
   const auto message = [&](const std::string& adapter) {
-    return error_of([&] { small.config("other", {"adapter=" + adapter}); });
+    return io::message_of<Error>([&] { small.config("other", {"adapter=" + adapter}); });
   };
   EXPECT_NE(message("{" + path + ", lora_rank: 8}").find("adapter_config.json"), std::string::npos);
   EXPECT_NE(message("{" + path + ", method: ia3}").find("expected lora"), std::string::npos);
@@ -170,7 +162,7 @@ TEST(AdapterNameOrPath, WhatDoesNotBelongTogetherIsRefused) {
   testing::TinyShape other;
   other.intermediate = 64;
   const SmallRun elsewhere(other);
-  EXPECT_NE(error_of([&] {
+  EXPECT_NE(io::message_of<Error>([&] {
               elsewhere.run(elsewhere.config("second", {"adapter={" + path + "}"}));
             }).find("the base model it was trained on"),
             std::string::npos);
@@ -182,11 +174,11 @@ TEST(TrainedBase, AQuantisedWeightIsRefusedBeforeLoading) {
        {"{method: full}", "{method: freeze, freeze_trainable_layers: 1}",
         "{target_modules: [q_proj], modules_to_save: [v_proj]}"}) {
     const std::string message =
-        error_of([&] { small.run(small.config("run", {"adapter=" + adapter})); });
+        io::message_of<Error>([&] { small.run(small.config("run", {"adapter=" + adapter})); });
     EXPECT_NE(message.find("quantization.method nf4"), std::string::npos) << message;
   }
   const auto refusal = [&](const std::string& adapter, const std::string& dtype) {
-    return error_of([&] {
+    return io::message_of<Error>([&] {
       small.run(small.config("run", {"adapter=" + adapter, "quantization={method: none}",
                                      "model.compute_dtype=" + dtype}));
     });
