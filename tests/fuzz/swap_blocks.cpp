@@ -13,6 +13,7 @@
 #include "io/block_file.h"
 #include "io/file.h"
 #include "io/swap_file.h"
+#include "tests/io/block_bytes.h"
 
 namespace shardtune::fuzz {
 namespace {
@@ -159,16 +160,6 @@ class ScriptedIo : public io::AsyncIo {
   int64_t num_requests_ = 0;
 };
 
-/// Bytes that tell region and generation apart.
-void fill(std::span<std::byte> bytes, uint64_t seed) {
-  uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
-  for (size_t i = 0; i < bytes.size(); i += 8) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    const uint64_t word = state ^ state >> 29;
-    std::memcpy(bytes.data() + i, &word, std::min<size_t>(8, bytes.size() - i));
-  }
-}
-
 void require_equal(std::span<const std::byte> found, std::span<const std::byte> expected) {
   if (!std::ranges::equal(found, expected))
     std::abort();
@@ -197,7 +188,7 @@ void read_swap_blocks(const std::filesystem::path& file) {
   const auto read = store.add_buffer(total);
   // Two generations, so that what a lost write leaves is an earlier one.
   for (const uint64_t generation : {1, 2}) {
-    fill(written, generation);
+    testing::fill_block_bytes(written, generation);
     store.wait(store.write(RegionId{0}, store.num_regions(), written));
   }
   const auto region_bytes = [&](size_t region, std::span<std::byte> all) {

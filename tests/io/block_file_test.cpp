@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "io/file.h"
+#include "tests/io/block_bytes.h"
 #include "tests/io/temp_folder.h"
 #include "tests/support/failing_io.h"
 #include "tests/support/other_writer.h"
@@ -26,16 +27,6 @@ using testing::scaled;
 
 constexpr int64_t kBlock = BlockFile::kBlockBytes;
 constexpr int64_t kRequest = BlockFile::kRequestBytes;
-
-/// Bytes that tell region and generation apart.
-void fill(std::span<std::byte> bytes, uint32_t seed) {
-  uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
-  for (size_t i = 0; i < bytes.size(); i += 8) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    const uint64_t word = state ^ state >> 29;
-    std::memcpy(bytes.data() + i, &word, std::min<size_t>(8, bytes.size() - i));
-  }
-}
 
 SwapOptions options_for(const fs::path& folder, SwapMode mode = SwapMode::kAuto) {
   SwapOptions options;
@@ -72,7 +63,7 @@ TEST_P(BlockFileModes, OddSizesComeBackAloneAndTogether) {
     store.add_region("tensor of " + std::to_string(size), size);
   const auto out = store.add_buffer(store.num_bytes());
   const auto in = store.add_buffer(store.num_bytes());
-  fill(out, 1);
+  testing::fill_block_bytes(out, 1);
   write_all(store, out);
   read_all(store, in);
   EXPECT_TRUE(std::ranges::equal(in, out));
@@ -81,7 +72,8 @@ TEST_P(BlockFileModes, OddSizesComeBackAloneAndTogether) {
     const RegionId region{i};
     const auto offset = static_cast<size_t>(store.offset_in_extent(RegionId{0}, region));
     EXPECT_EQ(offset % kIoAlignment, 0u);
-    fill(out.subspan(offset, static_cast<size_t>(sizes[i])), static_cast<uint32_t>(i) + 100);
+    testing::fill_block_bytes(out.subspan(offset, static_cast<size_t>(sizes[i])),
+                              static_cast<uint64_t>(i) + 100);
     store.wait(store.write(region, 1, out.subspan(offset)));
     std::ranges::fill(in, std::byte{0xee});
     store.wait(store.read(region, 1, in));
@@ -97,7 +89,7 @@ TEST_P(BlockFileModes, SomeBlocksComeAloneAndChecked) {
   const RegionId region = store.add_region("table", 40 * kBlock + 77);
   const auto out = store.add_buffer(store.num_bytes());
   const auto in = store.add_buffer(20 * kBlock);
-  fill(out, 5);
+  testing::fill_block_bytes(out, 5);
   write_all(store, out);
   const auto table = out.subspan(static_cast<size_t>(store.offset_in_extent(RegionId{0}, region)));
   for (const auto& [first, count] :
@@ -135,7 +127,7 @@ TEST_P(BlockFileModes, ManyTransfersUnderWayEndInAnyOrder) {
     store.add_region("tensor " + std::to_string(i), kSize);
   const auto out = store.add_buffer(store.num_bytes());
   const auto in = store.add_buffer(store.num_bytes());
-  fill(out, 7);
+  testing::fill_block_bytes(out, 7);
   std::vector<IoTicket> writes;
   std::vector<IoTicket> reads;
   for (int32_t i = 0; i < kRegions; ++i)
@@ -192,7 +184,7 @@ struct Written {
     store.add_region("layer 1 codes", 2 * kBlock);
     buffer = store.add_buffer(store.num_bytes());
     for (uint32_t generation = 1; generation <= 2; ++generation) {
-      fill(buffer, generation);
+      testing::fill_block_bytes(buffer, generation);
       write_all(store, buffer);
     }
   }
@@ -230,7 +222,7 @@ std::string inject(const Written& written, int kind, std::mt19937& random, std::
     }
     case 2: {  // the bytes of the generation before
       std::vector<std::byte> old(static_cast<size_t>(written.store.num_bytes()));
-      fill(old, 1);
+      testing::fill_block_bytes(old, 1);
       std::copy_n(old.begin() + place.offset, place.size, bytes.begin());
       holds = "the bytes of generation 1 (a write was lost)";
       break;
@@ -332,7 +324,7 @@ TEST(BlockFile, ShortAndInterruptedTransfersAreFinished) {
   store.add_region("a", 5 * kRequest + 11);
   const auto out = store.add_buffer(store.num_bytes());
   const auto in = store.add_buffer(store.num_bytes());
-  fill(out, 3);
+  testing::fill_block_bytes(out, 3);
   write_all(store, out);
   read_all(store, in);
   EXPECT_TRUE(std::ranges::equal(in, out));
