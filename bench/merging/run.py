@@ -3,7 +3,7 @@
 docs/merging.md: QLoRA as trained, merged and quantised in both ways, and merge-aware training with
 every form of the kept weights.
 
-    bench/merging/run.py --model SmolLM2.gguf [--steps 30] [--rows qlora,bf16,int8,residual] [--dry]
+    bench/merging/run.py --model SmolLM2.gguf [--steps 30] [--batch 8] [--rows qlora,bf16,int8,residual] [--dry]
     bench/merging/run.py --model SmolLM2.gguf --data TRAIN EVAL   # loss of other data (GSM8K)
     bench/merging/run.py --model SmolLM2.gguf --step-cost         # time of a step at 512 x 4 beside QLoRA's
 
@@ -49,6 +49,7 @@ def shardtune(*arguments):
 def train(options, form):
     run = options.work / (form or "qlora")
     settings = [f"model.model_name_or_path={options.model}", f"training.max_steps={options.steps}",
+                f"training.global_batch_size={options.batch}",
                 f"checkpoint.output_dir={run}", "checkpoint.save_steps=0",
                 "quantization.double_quant=false",
                 f"data.train=[{{path: {options.data[0]}, format: completion}}]",
@@ -109,7 +110,7 @@ def rows_of(options):
 
 def gathered(options, rows):
     """Rows of several calls stand together."""
-    path = options.work / f"rows-{options.name}-{options.steps}.json"
+    path = options.work / f"rows-{options.name}-{options.steps}-{options.batch}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known.update(rows)
     path.write_text(json.dumps(known, indent=1) + "\n")
@@ -122,7 +123,7 @@ def cells(row):
 
 
 def table(options, rows):
-    lines = [f"{pathlib.Path(options.data[1]).name}, {options.steps} steps, NF4 in blocks of 64, "
+    lines = [f"{pathlib.Path(options.data[1]).name}, {options.steps} steps of {options.batch} rows, NF4 in blocks of 64, "
              f"{common.made(shardtune('version'))}, {common.cpu()}:", "",
              "| | loss | exact match | loss of the exported checkpoint | its exact match |",
              "|---|---|---|---|---|"]
@@ -169,6 +170,7 @@ def main():
     parser.add_argument("--model", required=True, type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/merging"))
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=8, help="rows of a step")
     parser.add_argument("--rows", default="qlora," + ",".join(FORMS))
     parser.add_argument("--data", nargs=2, metavar=("TRAIN", "EVAL"))
     parser.add_argument("--max-samples", type=int, default=100)

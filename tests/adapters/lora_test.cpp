@@ -332,6 +332,42 @@ TEST(Lora, LoftqGivesBackWhatQuantisationTook) {
   EXPECT_GT(some.given, some.taken * 4.0 / 32.0 * 1.5);
 }
 
+// A and B as PEFT starts them (tests/golden/adapters/starts), each row of A with its column of B up
+// to their sign. PEFT's LoftQ leaves the scale out: right for alpha = r alone.
+TEST(Lora, StartsThatFactorTheWeightAreThoseOfPeft) {
+  const auto golden = io::open_safetensors(testing::golden("adapters/starts/starts.safetensors"));
+  for (const std::string init : {"pissa", "olora", "loftq"}) {
+    const bool is_loftq = init == "loftq";
+    Started started(
+        "{lora_rank: 4, lora_alpha: 8, target_modules: [q_proj], init_lora_weights: " + init + "}",
+        is_loftq ? "nf4" : "none");
+    const models::BaseLinear& q = *started.small.model->linears().front();
+    const auto lease = started.small.store.acquire(q.unit(), Pass::kForward);
+    const auto value = [&](const char* name) {
+      return started.small.store.value(started.small.store.find(q.path() + name))
+          .span<const float>();
+    };
+    const auto a = value(".lora_A.weight"), b = value(".lora_B.weight");
+    const auto peft_a = read_tensor(*golden, init + ".lora_A");
+    const auto peft_b = read_tensor(*golden, init + ".lora_B");
+    const double unscaled = is_loftq ? std::sqrt(2.0) : 1.0;
+    for (size_t k = 0; k < 4; ++k) {
+      double inner = 0.0, size = 0.0;
+      for (size_t j = 0; j < 32; ++j) {
+        inner += double{a[k * 32 + j]} * peft_a[k * 32 + j];
+        size += double{peft_a[k * 32 + j]} * peft_a[k * 32 + j];
+      }
+      const double sign = inner < 0.0 ? -1.0 : 1.0;
+      const double bound = 1e-4 * std::sqrt(size);  // float32 SVD at gaps of some percent
+      for (size_t j = 0; j < 32; ++j) {
+        EXPECT_NEAR(sign * unscaled * a[k * 32 + j], peft_a[k * 32 + j], bound)
+            << init << " A " << k;
+        EXPECT_NEAR(sign * unscaled * b[j * 4 + k], peft_b[j * 4 + k], bound) << init << " B " << k;
+      }
+    }
+  }
+}
+
 // The rows of A are orthonormal eigenvectors of the inputs' second moments, the largest first.
 TEST(Lora, EvaStartsWithTheDirectionsOfTheInputs) {
   struct Inputs : models::Hooks {

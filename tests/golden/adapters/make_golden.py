@@ -17,7 +17,9 @@ import types
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import bitsandbytes
 import peft
+import peft.utils.loftq_utils
 import safetensors.torch
 import torch
 import transformers
@@ -330,6 +332,29 @@ def write_eva(folder, index, name, options, eva):
     safetensors.torch.save_file(tensors, folder / "expected.safetensors")
 
 
+def write_starts(folder):
+    """A and B of layer 0's q_proj as the starts that factor the weight leave them, alpha 8, rank 4.
+    PEFT's LoftQ asks for a GPU: here its decomposition of what bitsandbytes' NF4 takes."""
+    tensors = {}
+    for start in ("pissa", "olora"):
+        model = peft.get_peft_model(load_base("dora"), peft.LoraConfig(
+            task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj"],
+            init_lora_weights=start))
+        layer = model.base_model.model.model.layers[0].self_attn.q_proj
+        tensors[start + ".lora_A"] = layer.lora_A.default.weight
+        tensors[start + ".lora_B"] = layer.lora_B.default.weight
+    weight = load_base("dora").model.layers[0].self_attn.q_proj.weight
+    # In rows of whole blocks: bitsandbytes on a CPU decodes others with a wrong absmax.
+    codes, state = bitsandbytes.functional.quantize_4bit(weight.data.reshape(-1, 64), blocksize=64,
+                                                         quant_type="nf4")
+    taken = weight - bitsandbytes.functional.dequantize_4bit(codes, state).reshape(weight.shape)
+    factors = peft.utils.loftq_utils._low_rank_decomposition(taken, reduced_rank=4)
+    tensors["loftq.lora_A"], tensors["loftq.lora_B"] = factors["R"], factors["L"]
+    folder.mkdir()
+    safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()},
+                                folder / "starts.safetensors")
+
+
 def write_combined(root):
     """Two LoRA adapters (first, second) on tied_gqa, and what add_weighted_adapter makes of them."""
     options = {"first": dict(target_modules=["q_proj", "v_proj"], r=2, lora_alpha=4),
@@ -433,6 +458,8 @@ def main():
         for index, (name, (options, eva)) in enumerate(EVA_CASES.items(), 70):
             if not arguments.names or name in arguments.names:
                 write_eva(root / name, index, name, options, eva)
+        if not arguments.names or "starts" in arguments.names:
+            write_starts(root / "starts")
         if not arguments.names or "combined" in arguments.names:
             write_combined(root / "combined")
         if not arguments.names or "adalora_schedule" in arguments.names:
