@@ -4,7 +4,8 @@
 #include <unicode/uchar.h>
 
 #include <algorithm>
-#include <vector>
+#include <array>
+#include <numeric>
 
 #include "core/error.h"
 #include "data/text_split.h"
@@ -23,38 +24,54 @@ const icu::Normalizer2& nfc() {
   return *instance;
 }
 
-struct Mark {
-  int32_t value;
-  uint8_t combining_class;
-};
-
-void append_marks(std::string& text, std::vector<Mark>& marks) {
-  if (marks.size() > kMaxUnsortedMarks) {
-    std::stable_sort(marks.begin(), marks.end(), [](const Mark& a, const Mark& b) {
-      return a.combining_class < b.combining_class;
-    });
-  }
-  for (const Mark& mark : marks)
-    append_code_point(text, mark.value);
-  marks.clear();
+/// A run of combining marks in canonical order: a counting sort of their bytes by class.
+void append_sorted(std::string& result, std::string_view marks) {
+  std::array<std::size_t, 257> ends{};  // [class + 1]: first its bytes, then where the next goes
+  const auto for_each = [&](const auto& use) {
+    for (std::size_t offset = 0; offset < marks.size();) {
+      const CodePoint mark = decode_code_point(marks, offset);
+      use(u_getCombiningClass(mark.value), offset, static_cast<std::size_t>(mark.length));
+      offset += static_cast<std::size_t>(mark.length);
+    }
+  };
+  for_each([&](uint8_t combining_class, std::size_t, std::size_t length) {
+    ends[combining_class + std::size_t{1}] += length;
+  });
+  std::partial_sum(ends.begin(), ends.end(), ends.begin());
+  const std::size_t begin = result.size();
+  result.resize(begin + marks.size());
+  for_each([&](uint8_t combining_class, std::size_t offset, std::size_t length) {
+    marks.copy(result.data() + begin + ends[combining_class], length, offset);
+    ends[combining_class] += length;
+  });
 }
 
 std::string sort_long_mark_runs(std::string_view text) {
   std::string result;
   result.reserve(text.size());
-  std::vector<Mark> marks;
+  std::size_t run = 0;    // begin of the marks that end at offset
+  std::size_t count = 0;  // of them
+  const auto append_run = [&](std::size_t end) {
+    const std::string_view marks = text.substr(run, end - run);
+    if (count > kMaxUnsortedMarks)
+      append_sorted(result, marks);
+    else
+      result += marks;
+    count = 0;
+  };
   for (std::size_t offset = 0; offset < text.size();) {
     const CodePoint point = decode_code_point(text, offset);
-    const uint8_t combining_class = u_getCombiningClass(point.value);
-    if (combining_class != 0) {
-      marks.push_back({point.value, combining_class});
+    const auto length = static_cast<std::size_t>(point.length);
+    if (u_getCombiningClass(point.value) != 0) {
+      ++count;
     } else {
-      append_marks(result, marks);
-      append_code_point(result, point.value);
+      append_run(offset);
+      result += text.substr(offset, length);
+      run = offset + length;
     }
-    offset += static_cast<std::size_t>(point.length);
+    offset += length;
   }
-  append_marks(result, marks);
+  append_run(text.size());
   return result;
 }
 
