@@ -5,6 +5,8 @@
 #include <charconv>
 #include <filesystem>
 #include <initializer_list>
+#include <map>
+#include <utility>
 
 #include "core/error.h"
 #include "data/sentencepiece.h"
@@ -58,7 +60,7 @@ std::optional<int32_t> named_token(const TokenizerSpec& spec, const Json& config
                     std::string(value->type_name()) + ". Fetch the file again.");
   const auto id = find_token(spec, value->as_string());
   if (!id)
-    throw DataError(where + ": " + key + ": expected a token of tokenizer.json, found '" +
+    throw DataError(where + ": " + key + ": expected a token of the tokenizer, found '" +
                     value->as_string().substr(0, 80) + "'. Use files of one model.");
   return id;
 }
@@ -157,17 +159,25 @@ void read_added_tokens(const io::fs::path& folder, const Json& config, Tokenizer
   if (added == nullptr || !added->is_object())
     return;
   const std::string where = (folder / "tokenizer_config.json").string() + ": added_tokens_decoder";
+  const int64_t num_ids = static_cast<int64_t>(spec.texts.size()) + kMaxAddedTokens;
+  std::map<int32_t, AddedToken> by_id;  // one of the config replaces the vocabulary's own
+  for (AddedToken& token : spec.added)
+    by_id[token.id] = std::move(token);
   for (const auto& [key, entry] : added->as_object()) {
     AddedToken token;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token.id);
     const Json* content = entry.find("content");
     if (error != std::errc() || end != key.data() + key.size() || token.id < 0 ||
-        token.id >= static_cast<int64_t>(spec.texts.size()) + kMaxAddedTokens ||
-        content == nullptr || !content->is_string() || content->as_string().empty() ||
+        token.id >= num_ids)
+      throw DataError(where + ": expected ids below " + std::to_string(num_ids) + ", " +
+                      std::to_string(kMaxAddedTokens) + " above the vocabulary, found '" +
+                      key.substr(0, 80) + "'. Fetch the file again.");
+    if (content == nullptr || !content->is_string() || content->as_string().empty() ||
         content->as_string().size() > kMaxTokenBytes)
-      throw DataError(where + ": expected ids up to " + std::to_string(kMaxAddedTokens) +
-                      " above the vocabulary with their content, found '" + key.substr(0, 80) +
-                      "'. Fetch the file again.");
+      throw DataError(where + ": " + key + ": expected content of 1 to " +
+                      std::to_string(kMaxTokenBytes) + " bytes, found " +
+                      (content == nullptr ? "none" : content->dump().substr(0, 80)) +
+                      ". Fetch the file again.");
     const auto flag = [&entry = entry](const char* name) {
       const Json* value = entry.find(name);
       return value != nullptr && value->is_bool() && value->as_bool();
@@ -187,9 +197,11 @@ void read_added_tokens(const io::fs::path& folder, const Json& config, Tokenizer
                       "' (tokenizer.model), found '" + token.content.substr(0, 80) +
                       "'. Use files of one model.");
     spec.texts[index] = token.content;
-    std::erase_if(spec.added, [&](const AddedToken& other) { return other.id == token.id; });
-    spec.added.push_back(std::move(token));
+    by_id[token.id] = std::move(token);
   }
+  spec.added.clear();
+  for (auto& [id, token] : by_id)
+    spec.added.push_back(std::move(token));
 }
 
 bool config_flag(const Json& config, const char* key, bool otherwise) {

@@ -5,13 +5,49 @@
 # docs/reports/fuzz-DATE.md.
 #   bash tests/fuzz.sh [INPUTS=250000] [PARSER...]    parsers: the folders of tests/fuzz/seeds
 #   bash tests/fuzz.sh again FILE PARSER              one input once more, with its stack
+#   bash tests/fuzz.sh coverage                       lines that the seeds and that corpus reach
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/setup.sh
 . launch/setup.sh
 
 # shellcheck disable=SC2086
-install_packages $SHARDTUNE_BUILD_PACKAGES clang-14 libomp-14-dev
+install_packages $SHARDTUNE_BUILD_PACKAGES clang-14 libomp-14-dev llvm-14
+
+parsers() {
+  find tests/fuzz/seeds -mindepth 1 -type d -printf '%f\n' | sort
+}
+
+# Lines of the parsers that are reached without a single new input, as a page of docs/reports.
+coverage() {
+  build_preset coverage "-DSHARDTUNE_TESTS=ON" fuzzer
+  local parser profiles=build/coverage/profiles page
+  page=docs/reports/fuzz-coverage-$(date -u +%F).md
+  rm -rf "$profiles"
+  mkdir -p "$profiles" docs/reports
+  for parser in $(parsers); do
+    mkdir -p "build/fuzz/corpus/$parser"
+    SHARDTUNE_FUZZ_PARSER=$parser LLVM_PROFILE_FILE=$profiles/$parser.profraw \
+      build/coverage/tests/fuzz/fuzzer -runs=0 "build/fuzz/corpus/$parser" "tests/fuzz/seeds/$parser" \
+      >"$profiles/$parser.log" 2>&1 </dev/null || { tail -n 30 "$profiles/$parser.log"; return 1; }
+  done
+  llvm-profdata-14 merge -o "$profiles/all" "$profiles"/*.profraw
+  {
+    echo "# Lines of the parsers that their fuzzers' inputs reach, $(date -u +%F)"
+    echo
+    echo "$(wc -l <tests/fuzz/seeds/expected.tsv) seeds of tests/fuzz/seeds and" \
+      "$(find build/fuzz/corpus -type f | wc -l) inputs found by fuzzing; commit" \
+      "$(git rev-parse --short HEAD 2>/dev/null || echo unknown), clang 14 ($0 coverage). Of functions" \
+      "that no input entered no line is counted; they are named."
+    echo
+    python3 tests/fuzz/coverage.py build/coverage/tests/fuzz/fuzzer "$profiles/all"
+  } | tee "$page"
+}
+
+if [ "${1:-}" = coverage ]; then
+  coverage
+  exit
+fi
 build_preset fuzz "-DSHARDTUNE_TESTS=ON" fuzzer
 
 # One input may take 1 s of processor time (tests/fuzz/fuzzer.cpp) and 256 MB in one piece. libFuzzer's
@@ -27,7 +63,7 @@ fi
 inputs=${1:-250000}
 shift || true
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || mapfile -t wanted < <(find tests/fuzz/seeds -mindepth 1 -type d -printf '%f\n' | sort)
+[ ${#wanted[@]} -gt 0 ] || mapfile -t wanted < <(parsers)
 
 mkdir -p docs/reports build/fuzz/found
 report=docs/reports/fuzz-$(date -u +%F).md

@@ -49,6 +49,54 @@ def make_shard_index():
     seed("nested_map", content='{"weight_map": ' + '{"a":' * 2000)
 
 
+# tokenizer_config.json: beside the valid seeds of tokenizer.json (a, b, ab, <|im_end|>) and of
+# tokenizer.model (7 pieces) ----------------------------------------------------------------------
+def make_tokenizer_config():
+    def seed(name, config):
+        write("tokenizer_config", name, config if isinstance(config, str) else json.dumps(config))
+
+    def added(entries):
+        return {"added_tokens_decoder": entries}
+
+    seed("valid", {"eos_token": None, "add_bos_token": True, "chat_template": "{{ messages }}",
+                   "added_tokens_decoder": {"7": {"content": "<x>", "special": True, "lstrip": True,
+                                                  "rstrip": True, "single_word": True}}})
+    seed("end_of_the_json_alone", {"eos_token": "<|im_end|>", "bos_token": {"content": "<|im_end|>"}})
+    seed("end_of_the_model_alone", {"bos_token": "<s>", "eos_token": "</s>", "add_eos_token": True})
+    seed("templates_by_name", {"chat_template": [{"name": "tool_use", "template": "x"},
+                                                 {"name": "default", "template": "{{ messages }}"}]})
+    seed("templates_without_a_default", {"chat_template": [{"name": "x"}, 7, {"template": "y"}]})
+    seed("template_a_number", {"chat_template": 7})
+    seed("no_object", "[]")
+    seed("empty", "")
+    seed("cut", '{"eos_token": "<|im')
+    seed("eos_unknown", {"eos_token": "<nobody>"})
+    seed("eos_a_number", {"eos_token": 2})
+    seed("eos_a_list", {"eos_token": ["</s>"]})
+    seed("eos_content_a_number", {"eos_token": {"content": 2}})
+    seed("eos_of_50_kb", {"eos_token": "x" * 50000})
+    seed("flags_are_words", {"add_bos_token": "yes", "add_eos_token": 1})
+    seed("added_a_list", added([{"content": "x"}]))
+    seed("added_id_a_word", added({"x": {"content": "x"}}))
+    seed("added_id_negative", added({"-1": {"content": "x"}}))
+    seed("added_id_with_a_rest", added({"7x": {"content": "x"}}))
+    seed("added_id_of_2_to_the_32", added({"4294967296": {"content": "x"}}))
+    seed("added_id_far_above", added({"2000000000": {"content": "x"}}))
+    seed("added_ids_that_climb", added({str(7 + 65535 * i): {"content": f"x{i}"} for i in range(1, 400)}))
+    seed("added_ids_with_gaps", added({"9": {"content": "x"}, "4000": {"content": "y"}}))
+    seed("added_at_a_piece", added({"5": {"content": "b"}}))
+    seed("added_again", added({"1": {"content": "<s>", "special": True}, "01": {"content": "<s>"}}))
+    seed("added_twice_one_text", added({"7": {"content": "x"}, "8": {"content": "x"}}))
+    seed("added_empty", added({"7": {"content": ""}}))
+    seed("added_without_content", added({"7": {}}))
+    seed("added_a_string", added({"7": "x"}))
+    seed("added_content_a_number", added({"7": {"content": 7}}))
+    seed("added_too_long", added({"7": {"content": "x" * 5000}}))
+    seed("added_not_utf8_escape", '{"added_tokens_decoder": {"7": {"content": "\\ud800"}}}')
+    seed("added_4000", added({str(7 + i): {"content": f"<{i}>"} for i in range(4000)}))
+    seed("key_twice", '{"eos_token": null, "eos_token": "</s>"}')
+
+
 # config.json --------------------------------------------------------------------------------------
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
          "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

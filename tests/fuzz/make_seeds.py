@@ -128,6 +128,29 @@ def make_gguf():
     seed("valid", valid, [info("x", [32, 2], 8, 0)], bytes(68))
     spm = ["<unk>", "\u2581a", "a", "\u2581", "<0x0A>", "</s>"]
     seed("valid_sentencepiece", vocabulary("llama", spm, [2, 1, 1, 1, 6, 3], [0, -1, -2, -3, 0, 0], None))
+    kinds = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+    every = [pair(f"k{kind}", kind, struct.pack(form, 1)) for kind, form in kinds.items()]
+    every += [pair(f"a{kind}", ARRAY, struct.pack("<IQ", kind, 2) + struct.pack(form, 1) + struct.pack(form, 0))
+              for kind, form in kinds.items()]
+    seed("valid_every_type", valid + every)
+    llama = [u32("llama." + key, value) for key, value in {
+        "context_length": 64, "embedding_length": 32, "block_count": 1, "feed_forward_length": 64,
+        "attention.head_count": 4, "attention.head_count_kv": 2, "rope.dimension_count": 8}.items()]
+    eps = pair("llama.attention.layer_norm_rms_epsilon", F32, struct.pack("<f", 1e-5))
+    seed("valid_llama", valid + llama + [eps])
+    seed("valid_llama_linear", valid + llama + [eps, pair("llama.rope.scaling.type", STRING, text("linear")),
+                                                pair("llama.rope.scaling.factor", F32, struct.pack("<f", 2.0))])
+    for shape, values, name in ((4, [1.0, 1.0, 2.0, 8.0], "valid_llama_divisors"), (3, [1.0] * 3, "divisors_3"),
+                                (4, [0.0] * 4, "divisors_0"), (4, [float("nan")] * 4, "divisors_nan")):
+        seed(name, valid + llama + [eps], [info("rope_freqs.weight", [shape], 0, 0)],
+             struct.pack(f"<{shape}f", *values))
+    seed("rope_type_unknown", valid + llama + [eps, pair("llama.rope.scaling.type", STRING, text("spiral"))])
+    seed("rope_base_negative", valid + llama + [eps, pair("llama.rope.freq_base", F32, struct.pack("<f", -1.0))])
+    seed("rope_scale_linear_nan", valid + llama + [eps, pair("llama.rope.scale_linear", F32, struct.pack("<f", float("nan")))])
+    seed("heads_0", valid + [u32("llama.attention.head_count", 0)] + llama)
+    seed("value_of_2_to_the_63", [pair("a", U64, struct.pack("<Q", 2**63))])
+    seed("tensor_name_not_utf8", valid, [info(b"\xff\xfe", [8], 0, 0)], bytes(32))
+    seed("tensor_of_an_undecoded_type", valid, [info("x", [256], 16, 0)], bytes(66))
     write("gguf", "magic_alone", b"GGUF")
     write("gguf", "other_magic", b"GGJT" + bytes(20))
     seed("version_1", valid, version=1)
@@ -221,6 +244,51 @@ def make_tokenizer_json():
         decoder={"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
             {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}))
+    def steps(*steps):
+        return tokenizer(pre_tokenizer={"type": "Sequence", "pretokenizers": [
+            *steps, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]})
+
+    def cut(pattern, behavior="Isolated", invert=False):
+        return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+    for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        seed("split_" + behavior.lower(), steps(cut({"Regex": "[a-b]|12"}, behavior)))
+        seed("split_text_" + behavior.lower(), steps(cut({"String": "a"}, behavior, True)))
+    seed("split_empty_matches", steps(cut({"Regex": "x*"})))
+    seed("split_digits", steps({"type": "Digits", "individual_digits": True}))
+    seed("split_punctuation", steps({"type": "Punctuation", "behavior": "Isolated"}))
+    for scheme in ("always", "never", "first", "last"):
+        seed("metaspace_" + scheme, tokenizer(
+            {"vocab": {"<unk>": 0, "\u2581": 1, "a": 2, "\u2581a": 3}, "merges": [["\u2581", "a"]],
+             "unk_token": "<unk>", "fuse_unk": True}, added_tokens=[],
+            pre_tokenizer={"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False},
+            decoder={"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}))
+    begin = {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}
+    text_part = {"Sequence": {"id": "A", "type_id": 0}}
+    known = {"<|im_end|>": {"id": "<|im_end|>", "ids": [3], "tokens": ["<|im_end|>"]}}
+
+    def template(single, tokens=known):
+        return {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": tokens}
+
+    seed("valid_template", tokenizer(post_processor={"type": "Sequence", "processors": [
+        {"type": "ByteLevel"}, template([begin, text_part, begin])]}))
+    seed("template_twice", tokenizer(post_processor={"type": "Sequence", "processors": [
+        template([begin, text_part]), template([begin, text_part])]}))
+    seed("template_of_two_texts", tokenizer(post_processor=template([text_part, text_part])))
+    seed("template_without_a_text", tokenizer(post_processor=template([begin])))
+    seed("template_no_list", tokenizer(post_processor=template({"a": 1})))
+    seed("template_of_nothing", tokenizer(post_processor=template([{}])))
+    seed("template_token_not_listed", tokenizer(post_processor=template([begin, text_part], {})))
+    seed("post_processor_unknown", tokenizer(post_processor={"type": "BertProcessing"}))
+    seed("merges_no_list", tokenizer({"merges": {"a": "b"}}))
+    seed("dropout", tokenizer({"dropout": 0.1}))
+    seed("prefix_of_pieces", tokenizer({"continuing_subword_prefix": "##"}))
+    seed("ignore_merges", tokenizer({"ignore_merges": True}))
+    seed("flag_a_word", tokenizer({"byte_fallback": "yes"}))
+    seed("added_no_list", tokenizer(added_tokens={"id": 3}))
+    seed("added_a_number", tokenizer(added_tokens=[3]))
+    seed("added_null", tokenizer(added_tokens=None))
+    seed("added_two_ids", tokenizer(added_tokens=[{"id": 3, "content": "x"}, {"id": 4, "content": "x"}]))
     seed("id_of_10_to_the_18", tokenizer({"vocab": {"a": 10**18}, "merges": []}))
     seed("id_negative", tokenizer({"vocab": {"a": -1, "b": 0}, "merges": []}))
     seed("id_of_2_to_the_32", tokenizer({"vocab": {"a": 2**32, "b": 0}, "merges": []}))
@@ -316,6 +384,46 @@ def make_data():
     seed("valid_messages", '[{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]')
     seed("valid_alpaca", '{"instruction": "a", "input": "", "output": "b", "history": [["q", "r"]]}\n')
     seed("valid_sharegpt", '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n')
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+
+    def calls(name, value, role="assistant"):
+        seed(name, json.dumps({"messages": [
+            {"role": "user", "content": "a"}, {"role": role, "content": "b", "tool_calls": value},
+            {"role": "tool", "content": "c", "tool_call_id": "1"},
+            {"role": "assistant", "content": "d"}]}) + "\n")
+
+    calls("valid_calls", [call, {"name": "g", "arguments": "{\"y\": [2]}"}])
+    calls("calls_null", None)
+    calls("calls_of_the_user", [call], "user")
+    calls("calls_an_object", call)
+    calls("call_a_string", ["f"])
+    calls("call_without_a_name", [{"function": {"arguments": {}}}])
+    calls("call_without_arguments", [{"name": "f"}])
+    calls("call_arguments_a_list", [{"name": "f", "arguments": [1]}])
+    calls("call_arguments_text_of_a_list", [{"name": "f", "arguments": "[1]"}])
+    calls("call_arguments_cut", [{"name": "f", "arguments": "{\"x\": "}])
+    calls("call_arguments_nested", [{"name": "f", "arguments": "[" * 3000}])
+    seed("valid_text", '{"text": "a"}\n{"text": "b"}\n')
+    seed("text_empty", '{"text": ""}\n')
+    seed("valid_system_and_tools", json.dumps({"system": "s", "tools": [{"name": "f"}], "messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n")
+    seed("system_message_and_tools", json.dumps({"tools": "[]", "messages": [
+        {"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"}]}) + "\n")
+    seed("system_twice", json.dumps({"system": "s", "messages": [
+        {"role": "system", "content": "t"}, {"role": "assistant", "content": "b"}]}) + "\n")
+    seed("no_answer", '{"messages": [{"role": "user", "content": "a"}]}\n')
+    seed("answer_empty", '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}\n')
+    seed("valid_completion_of_messages", json.dumps({
+        "prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}) + "\n")
+    seed("completion_of_a_user", json.dumps({
+        "prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "user", "content": "b"}]}) + "\n")
+    seed("completion_empty", '{"prompt": "a", "completion": ""}\n')
+    seed("valid_alpaca_system", '{"instruction": "a", "input": "i", "output": "b", "system": "s"}\n'
+         '{"instruction": "", "input": "i", "output": "b"}\n')
+    seed("alpaca_empty", '{"instruction": "", "input": "", "output": "b"}\n{"instruction": "a", "output": ""}\n')
+    seed("history_no_list", '{"instruction": "a", "output": "b", "history": "q"}\n')
+    seed("errors_50", '{"prompt": "a", "completion": ""}\n' * 50)
     seed("empty", "")
     seed("blank_lines", "\n\n  \n")
     seed("line_cut", '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "comple')
@@ -350,6 +458,7 @@ if __name__ == "__main__":
     make_tokenizer_json()
     make_tokenizer_model()
     make_data()
+    folder_seeds.make_tokenizer_config()
     text_seeds.make_json()
     text_seeds.make_yaml()
     folder_seeds.make_shard_index()

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <filesystem>
 #include <fstream>
 #include <vector>
 
@@ -79,8 +81,13 @@ void read_json(const std::filesystem::path& file) {
   require(io::parse_json(text, "dumped").dump() == text);
 }
 
+/// Asks as the program does: for some keys of each section (those asked for are remembered in a
+/// list).
 void visit(const io::YamlNode& node) {
-  for (const std::string& key : node.keys()) {
+  constexpr size_t kMostKeys = 200;
+  std::vector<std::string> keys = node.keys();
+  keys.resize(std::min(keys.size(), kMostKeys));
+  for (const std::string& key : keys) {
     const io::YamlNode section = node.section(key);
     if (section.is_mapping())
       visit(section);
@@ -105,6 +112,36 @@ void read_yaml(const std::filesystem::path& file) {
 
 void read_tokenizer_folder(const std::filesystem::path& file) {
   use_tokenizer(*data::load_tokenizer_from_folder(file.parent_path().string()));
+}
+
+/// Beside a tokenizer.json and, in a folder of its own, beside a tokenizer.model. Both are tried;
+/// the first error is told.
+void read_tokenizer_config(const std::filesystem::path& file) {
+  constexpr std::string_view kJson =
+      R"({"added_tokens":[{"id":3,"content":"<|im_end|>","special":true}],)"
+      R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"use_regex":true},)"
+      R"("decoder":{"type":"ByteLevel"},)"
+      R"("model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}})";
+  const std::filesystem::path folder = file.parent_path(), other = folder / "model";
+  if (!std::filesystem::exists(other)) {
+    std::filesystem::create_directory(other);
+    std::ofstream(folder / "tokenizer.json", std::ios::binary) << kJson;
+    std::filesystem::copy_file(
+        std::string(SHARDTUNE_SOURCE_DIR) + "/tests/fuzz/seeds/tokenizer_model/valid",
+        other / "tokenizer.model");
+  }
+  std::filesystem::copy_file(file, other / "tokenizer_config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  std::exception_ptr first;
+  for (const std::filesystem::path& at : {folder, other}) {
+    try {
+      use_tokenizer(*data::load_tokenizer_from_folder(at.string()));
+    } catch (const Error&) {
+      first = first != nullptr ? first : std::current_exception();
+    }
+  }
+  if (first != nullptr)
+    std::rethrow_exception(first);
 }
 
 void read_data(const std::filesystem::path& file) {
@@ -197,6 +234,7 @@ constexpr Parser kParsers[] = {
     {"yaml", "run.yaml", &read_yaml},
     {"tokenizer_json", "tokenizer.json", &read_tokenizer_folder},
     {"tokenizer_model", "tokenizer.model", &read_tokenizer_folder},
+    {"tokenizer_config", "tokenizer_config.json", &read_tokenizer_config},
     {"data", "data.jsonl", &read_data},
     {"shard_index", "model.safetensors.index.json", &read_shard_index},
     {"model_config", "config.json", &read_model_config},
