@@ -43,6 +43,8 @@ class AsyncIo {
   virtual void submit(std::span<const IoRequest> requests) = 0;
   /// Waits for the next result. ArgumentError: nothing is under way.
   virtual IoResult wait_one() = 0;
+  /// The next result if one is there.
+  virtual std::optional<IoResult> try_one() = 0;
   /// For the log, e.g. "io_uring, 128 requests in flight".
   virtual std::string description() const = 0;
 };

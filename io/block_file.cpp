@@ -95,6 +95,7 @@ BlockFile::Transfer BlockFile::whole_regions(IoKind kind, RegionId first, int64_
   transfer.kind = kind;
   transfer.first = static_cast<int64_t>(first);
   transfer.count = count;
+  transfer.next.region = transfer.first;
   transfer.offset = count > 0 ? region(first).offset : 0;
   return transfer;
 }
@@ -112,7 +113,7 @@ IoTicket BlockFile::read_blocks(RegionId id, int64_t first, int64_t count,
                                 std::span<std::byte> buffer) {
   const int64_t bytes = blocks_bytes(id, first, count);
   Transfer transfer = whole_regions(IoKind::kRead, id, 1);
-  transfer.first_block = first;
+  transfer.next.block = first;
   transfer.offset += first * kBlockBytes;
   return begin(std::move(transfer), bytes, buffer);
 }
@@ -202,19 +203,22 @@ void BlockFile::wait(IoTicket ticket, CheckThreads threads) {
     throw ArgumentError(file_.path() + ": waited twice for ticket " +
                         std::to_string(static_cast<int64_t>(ticket)));
   Transfer& transfer = found->second;
-  Position next{transfer.first, transfer.first_block};
   try {
-    for (size_t i = 0; i < transfer.chunks.size(); ++i) {
-      while (!transfer.chunks[i].done)
+    for (size_t& there = transfer.num_there; there < transfer.chunks.size();) {
+      while (!transfer.chunks[there].done)
         take_result(file_.io().wait_one());
-      if (transfer.chunks[i].error != 0)
-        throw_failed(transfer, i);
-      const bool is_next_there = i + 1 < transfer.chunks.size() && transfer.chunks[i + 1].done &&
-                                 transfer.chunks[i + 1].error == 0;
+      if (transfer.chunks[there].error != 0)
+        throw_failed(transfer, there);
+      ++there;
+      const bool is_next_there = there < transfer.chunks.size() && transfer.chunks[there].done &&
+                                 transfer.chunks[there].error == 0;
       // What has arrived is checked while the rest is on its way.
-      if (transfer.kind == IoKind::kRead && !is_next_there)
-        check_blocks(transfer, next, (static_cast<int64_t>(i) + 1) * kRequestBytes, threads);
+      if (transfer.kind == IoKind::kRead && !is_next_there) {
+        begin_check(transfer);
+        finish_checks(transfer, threads);
+      }
     }
+    finish_checks(transfer, threads);
   } catch (const Error& error) {
     failure_ = error;
     throw;
@@ -222,37 +226,60 @@ void BlockFile::wait(IoTicket ticket, CheckThreads threads) {
   transfers_.erase(found);
 }
 
-void BlockFile::check_blocks(const Transfer& transfer, Position& next, int64_t arrived,
-                             CheckThreads threads) const {
-  arrived = std::min(arrived, static_cast<int64_t>(transfer.bytes.size()));
+std::vector<std::shared_ptr<BlockCheck>> BlockFile::begin_checks() {
+  throw_if_failed();
+  while (const auto result = file_.io().try_one())
+    take_result(*result);
+  std::vector<std::shared_ptr<BlockCheck>> begun;
+  for (auto& [ticket, transfer] : transfers_) {
+    if (transfer.kind != IoKind::kRead)
+      continue;
+    const size_t before = transfer.checks.size();
+    for (size_t& there = transfer.num_there; there < transfer.chunks.size() &&
+                                             transfer.chunks[there].done &&
+                                             transfer.chunks[there].error == 0;)
+      ++there;
+    begin_check(transfer);
+    if (transfer.checks.size() > before)
+      begun.push_back(transfer.checks.back().sums);
+  }
+  return begun;
+}
+
+void BlockFile::begin_check(Transfer& transfer) const {
+  const int64_t arrived = std::min(static_cast<int64_t>(transfer.num_there) * kRequestBytes,
+                                   static_cast<int64_t>(transfer.bytes.size()));
+  Position& next = transfer.next;
   std::vector<Position> blocks;
-  const auto is_there = [&](const Region& target) {
-    const auto bytes = payload(transfer, target, next.block);
-    return bytes.data() + bytes.size() <= transfer.bytes.data() + arrived;
-  };
+  std::vector<std::span<const std::byte>> payloads;
   for (bool more = true; more && next.region < transfer.first + transfer.count;) {
     const Region& target = regions_[static_cast<size_t>(next.region)];
-    for (; next.block * kBlockBytes < target.num_bytes && (more = is_there(target)); ++next.block)
+    for (; next.block * kBlockBytes < target.num_bytes; ++next.block) {
+      const int64_t end = std::min((next.block + 1) * kBlockBytes, target.num_bytes);
+      more = target.offset - transfer.offset + end <= arrived;
+      if (!more)
+        break;
       blocks.push_back(next);
+      payloads.push_back(payload(transfer, target, next.block));
+    }
     if (more)
       next = {next.region + 1, 0};
   }
-  std::vector<uint32_t> found(blocks.size());
-  const auto sum = [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
-      found[i] = crc32c(
-          payload(transfer, regions_[static_cast<size_t>(blocks[i].region)], blocks[i].block));
-  };
-  constexpr int64_t kGrain = 8;
-  if (threads == CheckThreads::kAll)
-    parallel_for(std::ssize(blocks), kGrain, sum);
-  else
-    sum(0, std::ssize(blocks));
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const Region& target = regions_[static_cast<size_t>(blocks[i].region)];
-    const Block& block = blocks_[target.first_block + static_cast<size_t>(blocks[i].block)];
-    if (block.generation == 0 || found[i] != block.crc)
-      throw_corrupt(target, blocks[i].block, payload(transfer, target, blocks[i].block), found[i]);
+  if (!blocks.empty())
+    transfer.checks.push_back(
+        {std::move(blocks), std::make_shared<BlockCheck>(std::move(payloads))});
+}
+
+void BlockFile::finish_checks(Transfer& transfer, CheckThreads threads) const {
+  for (const BegunCheck& check : std::exchange(transfer.checks, {})) {
+    const std::vector<uint32_t>& found = check.sums->finish(threads);
+    for (size_t i = 0; i < found.size(); ++i) {
+      const Position& at = check.blocks[i];
+      const Region& target = regions_[static_cast<size_t>(at.region)];
+      const Block& block = blocks_[target.first_block + static_cast<size_t>(at.block)];
+      if (block.generation == 0 || found[i] != block.crc)
+        throw_corrupt(target, at.block, payload(transfer, target, at.block), found[i]);
+    }
   }
 }
 

@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,16 +27,13 @@
 
 #include "core/error.h"
 #include "io/aligned_buffer.h"
+#include "io/block_check.h"
 #include "io/swap_file.h"
 
 namespace shardtune::io {
 
 enum class RegionId : int32_t {};
 enum class IoTicket : int64_t {};
-/// Who checks the blocks of a read: kAll the threads of parallel loops, kCaller the calling thread
-/// alone, as one beside the loops must.
-enum class CheckThreads { kAll, kCaller };
-
 class BlockFile {
  public:
   static constexpr int64_t kBlockBytes = 64 << 10;   // with a checksum of their own
@@ -70,6 +68,9 @@ class BlockFile {
   int64_t blocks_bytes(RegionId region, int64_t first, int64_t count) const;
   /// Waits for the end of one write or read; of a read, checks every block. Each ticket once.
   void wait(IoTicket ticket, CheckThreads threads = CheckThreads::kAll);
+  /// Checks of blocks that have arrived since the last call, of any read: each may run() on another
+  /// thread, until the buffer goes; wait() takes what is left of them.
+  std::vector<std::shared_ptr<BlockCheck>> begin_checks();
 
  private:
   struct Region {
@@ -89,19 +90,24 @@ class BlockFile {
     int stalls = 0;     // results that moved less than a page, in a row
     bool done = false;
   };
+  struct Position {
+    int64_t region = 0;
+    int64_t block = 0;
+  };
+  struct BegunCheck {
+    std::vector<Position> blocks;
+    std::shared_ptr<BlockCheck> sums;
+  };
   struct Transfer {
     IoKind kind = IoKind::kRead;
     int64_t first = 0;
     int64_t count = 0;
-    int64_t first_block = 0;  // of the first region
-    int64_t offset = 0;       // in the file
+    int64_t offset = 0;  // in the file
     std::span<std::byte> bytes;
     std::vector<Chunk> chunks;
-  };
-
-  struct Position {  // the next block of a read to be checked
-    int64_t region = 0;
-    int64_t block = 0;
+    Position next;         // of a read: the first block whose check has not begun
+    size_t num_there = 0;  // chunks from the first on that have arrived
+    std::vector<BegunCheck> checks;
   };
 
   const Region& region(RegionId id) const;
@@ -112,8 +118,8 @@ class BlockFile {
   static std::span<const std::byte> payload(const Transfer& transfer, const Region& target,
                                             int64_t index);
   void note_written(const Transfer& transfer);
-  void check_blocks(const Transfer& transfer, Position& next, int64_t arrived,
-                    CheckThreads threads) const;
+  void begin_check(Transfer& transfer) const;
+  void finish_checks(Transfer& transfer, CheckThreads threads) const;
   [[noreturn]] void throw_failed(const Transfer& transfer, size_t chunk) const;
   [[noreturn]] void throw_corrupt(const Region& target, int64_t index,
                                   std::span<const std::byte> bytes, uint32_t found) const;

@@ -42,15 +42,25 @@ class ThreadIo : public AsyncIo {
     if (num_under_way_ == 0)
       throw ArgumentError("async I/O: waited for a result, but nothing is under way");
     changed_.wait(lock, [&] { return !finished_.empty(); });
+    return take();
+  }
+
+  std::optional<IoResult> try_one() override {
+    const std::lock_guard lock(mutex_);
+    return finished_.empty() ? std::nullopt : std::optional(take());
+  }
+
+  std::string description() const override { return "buffered pread and pwrite on a thread"; }
+
+ private:
+  /// Under the lock.
+  IoResult take() {
     const IoResult result = finished_.front();
     finished_.pop_front();
     --num_under_way_;
     return result;
   }
 
-  std::string description() const override { return "buffered pread and pwrite on a thread"; }
-
- private:
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {

@@ -68,11 +68,15 @@ class UringIo : public AsyncIo {
     } while (result == -EINTR);
     if (result < 0)
       throw DeviceError(std::string("io_uring: waiting failed: ") + std::strerror(-result));
-    const IoResult done{entry->user_data, entry->res};
-    io_uring_cqe_seen(&ring_, entry);
-    --num_in_flight_;
+    return take(entry);
+  }
+
+  std::optional<IoResult> try_one() override {
     pump();
-    return done;
+    io_uring_cqe* entry = nullptr;
+    if (io_uring_peek_cqe(&ring_, &entry) != 0 || entry == nullptr)
+      return std::nullopt;
+    return take(entry);
   }
 
   std::string description() const override {
@@ -83,6 +87,14 @@ class UringIo : public AsyncIo {
   }
 
  private:
+  IoResult take(io_uring_cqe* entry) {
+    const IoResult done{entry->user_data, entry->res};
+    io_uring_cqe_seen(&ring_, entry);
+    --num_in_flight_;
+    pump();
+    return done;
+  }
+
   /// Moves requests into the ring up to its depth and tells the kernel.
   void pump() {
     bool any = false;

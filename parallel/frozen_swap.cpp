@@ -107,6 +107,14 @@ void FrozenSwap::prefetch(UnitId id) {
   read_bytes_ += bytes;
   reading_bytes_ += bytes;
   unit.reading = store_.read(unit.first, unit.num_parts, unit.buffer);
+  check_arrived();
+}
+
+void FrozenSwap::check_arrived() {
+  if (threads_ == io::CheckThreads::kCaller)
+    return;
+  for (auto& check : store_.begin_checks())
+    checks_.start([check = std::move(check)] { check->run(); });
 }
 
 void FrozenSwap::acquire(UnitId id) {
@@ -119,6 +127,7 @@ void FrozenSwap::acquire(UnitId id) {
     return;
   reading_bytes_ -= store_.extent_bytes(unit.first, unit.num_parts);
   store_.wait(*std::exchange(unit.reading, std::nullopt), threads_);
+  check_arrived();
 }
 
 void FrozenSwap::release(UnitId id) noexcept {

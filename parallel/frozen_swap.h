@@ -14,6 +14,7 @@
 
 #include "core/parameter_store.h"
 #include "io/block_file.h"
+#include "parallel/background_task.h"
 
 namespace shardtune::parallel {
 
@@ -32,7 +33,9 @@ class FrozenSwap {
     int64_t num_bytes = 0;
   };
 
-  /// The file must outlive this object. `threads` check what acquire() waits for.
+  /// The file must outlive this object. `threads` check what acquire() waits for; kAll: beside them
+  /// a thread of its own checks what has arrived for units ahead, kCaller: acquire() is called
+  /// beside the model's work already.
   explicit FrozenSwap(io::SwapFile& file, io::CheckThreads threads = io::CheckThreads::kAll)
       : threads_(threads), store_(file) {}
 
@@ -63,6 +66,8 @@ class FrozenSwap {
   /// Of every prefetch(), and of read_rows(), so far.
   int64_t read_bytes() const { return read_bytes_; }
   int64_t peak_buffer_bytes() const { return peak_buffer_bytes_; }
+  /// Processor time of the thread that checks what has arrived before acquire() asks for it.
+  double check_cpu_seconds() { return checks_.cpu_seconds(); }
 
  private:
   struct Unit {
@@ -79,6 +84,7 @@ class FrozenSwap {
   const Unit& at(UnitId unit) const { return units_[static_cast<size_t>(unit)]; }
   io::RegionId region_of(const Unit& unit, int64_t part) const;
   void finish_write();
+  void check_arrived();
 
   std::vector<Unit> units_;
   std::vector<std::span<std::byte>> spares_;
@@ -92,7 +98,8 @@ class FrozenSwap {
   int64_t peak_buffer_bytes_ = 0;
   int64_t read_bytes_ = 0;
   io::CheckThreads threads_;
-  io::BlockFile store_;  // last: it waits for what is under way with the buffers above
+  io::BlockFile store_;    // it waits for what is under way with the buffers above
+  BackgroundTask checks_;  // last: it reads those buffers
 };
 
 }  // namespace shardtune::parallel

@@ -48,6 +48,7 @@ class NvmeResidency final : public UnitResidency {
     memory.unit_bytes = swap_.peak_buffer_bytes();
     return memory;
   }
+  double background_cpu_seconds() override { return swap_.check_cpu_seconds(); }
   StoreTraffic traffic() const override {
     StoreTraffic traffic;
     traffic.units_read = swap_.read_bytes() - rows_read_;

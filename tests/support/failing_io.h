@@ -27,14 +27,19 @@ class FailingIo : public io::AsyncIo {
       requests_[request.tag] = request;
     io_->submit(requests);
   }
-  io::IoResult wait_one() override {
-    io::IoResult result = io_->wait_one();
-    result.count = alter_(requests_.at(result.tag), result.count);
-    return result;
+  io::IoResult wait_one() override { return altered(io_->wait_one()); }
+  std::optional<io::IoResult> try_one() override {
+    const auto result = io_->try_one();
+    return result ? std::optional(altered(*result)) : std::nullopt;
   }
   std::string description() const override { return io_->description(); }
 
  private:
+  io::IoResult altered(io::IoResult result) {
+    result.count = alter_(requests_.at(result.tag), result.count);
+    return result;
+  }
+
   std::unique_ptr<io::AsyncIo> io_;
   Alter alter_;
   std::map<uint64_t, io::IoRequest> requests_;
