@@ -15,24 +15,31 @@ namespace {
 
 constexpr int64_t kBlock = KeptWeight::kResidualBlock;
 
-std::array<float, 64> make_levels() {
+std::array<QuarterRange, 64> make_ranges() {
   const FourBitCodebook& book = nf4_codebook();
-  std::array<float, 64> levels{};
+  std::array<QuarterRange, 64> ranges{};
   for (size_t code = 0; code < 16; ++code) {
+    const bool is_end = code == 0 || code == 15;
     const float low = code == 0 ? -1.0f : book.midpoints[code - 1];
     const float high = code == 15 ? 1.0f : book.midpoints[code];
-    const float width = high - low;
+    const float width = (high - low) / (is_end ? 3.0f : 4.0f);
     for (size_t quarter = 0; quarter < 4; ++quarter) {
-      const auto step = static_cast<float>(quarter);
-      float level = low + width * ((step + 0.5f) / 4.0f);
-      if (code == 0)
-        level = low + width * (step / 3.5f);
-      else if (code == 15)
-        level = high - width * ((3.0f - step) / 3.5f);
-      levels[code * 4 + quarter] = level;
+      const size_t place = code == 0 ? quarter - 1 : quarter;
+      ranges[code * 4 + quarter] = {low + width * static_cast<float>(place), width};
     }
   }
-  return levels;
+  ranges.front() = {-1.0f, 0.0f};
+  ranges.back() = {1.0f, 0.0f};
+  return ranges;
+}
+
+/// Where in its quarter a value stands, in (0, 1): the same on any machine, without a pattern along
+/// rows or columns.
+inline float place_in_quarter(uint32_t row, uint32_t column) {
+  uint32_t h = (column * 0x9E3779B1u) ^ (row * 0x85EBCA77u);
+  h = (h ^ (h >> 15)) * 0x2C1B3C6Du;
+  h = (h ^ (h >> 12)) * 0x297A2D39u;
+  return (static_cast<float>(h >> 24) + 0.5f) * 0x1p-8f;
 }
 
 uint8_t code_of(float value) {
@@ -40,11 +47,13 @@ uint8_t code_of(float value) {
   return static_cast<uint8_t>(std::ranges::lower_bound(midpoints, value) - midpoints.begin());
 }
 
-/// The nearest level of a code, of two the lower one.
 uint8_t quarter_of(uint8_t code, float value) {
-  const float* levels = residual_levels().data() + size_t{code} * 4;
-  uint8_t quarter = 0;
-  while (quarter < 3 && value - levels[quarter] > levels[quarter + 1] - value)
+  if (value <= -1.0f || value >= 1.0f)
+    return value < 0.0f ? 0 : 3;
+  const QuarterRange* ranges = residual_ranges().data() + size_t{code} * 4;
+  uint8_t quarter = code == 0 ? 1 : 0;
+  const uint8_t last = code == 15 ? 2 : 3;
+  while (quarter < last && value > ranges[quarter].low + ranges[quarter].width)
     ++quarter;
   return quarter;
 }
@@ -67,9 +76,9 @@ std::string name_of(KeptForm form) {
   return "";
 }
 
-const std::array<float, 64>& residual_levels() {
-  static const std::array<float, 64> kLevels = make_levels();
-  return kLevels;
+const std::array<QuarterRange, 64>& residual_ranges() {
+  static const std::array<QuarterRange, 64> kRanges = make_ranges();
+  return kRanges;
 }
 
 KeptWeight::KeptWeight(KeptForm form, int64_t num_rows, int64_t num_columns)
@@ -157,20 +166,23 @@ void KeptWeight::decode_residual_row(int64_t row, float* out) const {
   const auto* const codes = codes_.data<const uint8_t>() + row * codes_.dim(1);
   const auto* const quarters = quarters_.data<const uint8_t>() + row * quarters_.dim(1);
   const auto* const absmax = absmax_.data<const float>() + row * blocks_per_row();
-  const float* const levels = residual_levels().data();
+  const QuarterRange* const ranges = residual_ranges().data();
+  const auto value_of = [&](uint32_t code, uint32_t quarter, int64_t column) {
+    const QuarterRange& range = ranges[code * 4 + quarter];
+    const float place = place_in_quarter(static_cast<uint32_t>(row), static_cast<uint32_t>(column));
+    return (range.low + range.width * place) * absmax[column / kBlock];
+  };
   int64_t i = 0;
   for (; i + 4 <= num_columns_; i += 4) {
-    const float scale = absmax[i / kBlock];
     const uint32_t first = codes[i / 2], second = codes[i / 2 + 1], quarter = quarters[i / 4];
-    out[i] = levels[(first >> 4) * 4 + (quarter >> 6)] * scale;
-    out[i + 1] = levels[(first & 15) * 4 + (quarter >> 4 & 3)] * scale;
-    out[i + 2] = levels[(second >> 4) * 4 + (quarter >> 2 & 3)] * scale;
-    out[i + 3] = levels[(second & 15) * 4 + (quarter & 3)] * scale;
+    out[i] = value_of(first >> 4, quarter >> 6, i);
+    out[i + 1] = value_of(first & 15, quarter >> 4 & 3, i + 1);
+    out[i + 2] = value_of(second >> 4, quarter >> 2 & 3, i + 2);
+    out[i + 3] = value_of(second & 15, quarter & 3, i + 3);
   }
   for (; i < num_columns_; ++i) {
     const uint32_t code = i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
-    const uint32_t quarter = quarters[i / 4] >> (6 - 2 * (i % 4)) & 3;
-    out[i] = levels[code * 4 + quarter] * absmax[i / kBlock];
+    out[i] = value_of(code, quarters[i / 4] >> (6 - 2 * (i % 4)) & 3, i);
   }
 }
 

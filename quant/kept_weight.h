@@ -2,7 +2,10 @@
 // adds its low-rank change to before it quantises anew. Forms: bf16; int8 rows with one absmax each
 // (1 byte a value); the NF4 code of each value and two bits that say in which quarter of the code's
 // cell it lies (6.5 bits a value with the absmax of 64). The dequantised codes alone would not do:
-// a change that is small against the grid is rounded away.
+// a change that is small against the grid is rounded away. For the same reason a quarter does not
+// stand for its middle: all weights would then lie an eighth of a cell or more from the next code,
+// and smaller changes would move none of them. Each value stands at a place in its quarter that its
+// row and column give (a hash), so that a change moves as many codes as it would of W itself.
 #pragma once
 
 #include <array>
@@ -51,8 +54,13 @@ class KeptWeight {
   Tensor absmax_;    // f32 of each row, or of each block of a row
 };
 
-/// The 64 values of the residual form relative to absmax, by code * 4 + quarter. A quarter stands
-/// for its middle, but those at the ends for -1 and 1, so that absmax is kept as it is.
-const std::array<float, 64>& residual_levels();
+/// Where the values of a quarter lie, relative to absmax.
+struct QuarterRange {
+  float low = 0.0f;
+  float width = 0.0f;
+};
+/// By code * 4 + quarter. In the first and the last cell one of the four is -1 or 1 alone, so that
+/// absmax is kept as it is, and the others are thirds.
+const std::array<QuarterRange, 64>& residual_ranges();
 
 }  // namespace shardtune::quant
