@@ -19,6 +19,7 @@ class BlockCheck {
   /// The blocks' bytes stay as they are until finish().
   explicit BlockCheck(std::vector<std::span<const std::byte>> blocks);
 
+  size_t num_blocks() const { return blocks_.size(); }
   /// Computes until every block is taken; any thread, several at once.
   void run();
   /// Takes part, then waits for the others. CRC-32C of each block.

@@ -8,8 +8,11 @@
 #include <cerrno>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "io/file.h"
@@ -78,6 +81,57 @@ TEST_P(BlockFileModes, OddSizesComeBackAloneAndTogether) {
     std::ranges::fill(in, std::byte{0xee});
     store.wait(store.read(region, 1, in));
     EXPECT_EQ(std::memcmp(in.data(), out.data() + offset, static_cast<size_t>(sizes[i])), 0) << i;
+  }
+}
+
+// Checks that another thread begins, or nobody: wait() has all of them done, and finds what is
+// wrong.
+TEST_P(BlockFileModes, ChecksBegunElsewhereFindWrongBlocks) {
+  const TempFolder folder;
+  SwapFile file(options_for(folder.path(), GetParam()));
+  BlockFile store(file);
+  store.add_region("first", 3 * kRequest + 100);
+  store.add_region("second", 2 * kRequest + 5000);
+  const auto out = store.add_buffer(store.num_bytes());
+  const auto in = store.add_buffer(store.num_bytes());
+  testing::fill_block_bytes(out, 3);
+  write_all(store, out);
+  const auto begin_until_all_there = [&](const auto& use) {
+    // 3 MiB and 100 bytes have 49 blocks, 2 MiB and 5,000 bytes 33.
+    for (size_t num_blocks = 0; num_blocks < 49 + 33;) {
+      for (const auto& check : store.begin_checks()) {
+        num_blocks += check->num_blocks();
+        use(check);
+      }
+      std::this_thread::yield();
+    }
+  };
+  for (const bool elsewhere : {true, false}) {
+    std::ranges::fill(in, std::byte{0xee});
+    const IoTicket ticket = store.read(RegionId{0}, 2, in);
+    std::vector<std::thread> threads;
+    begin_until_all_there([&](const std::shared_ptr<BlockCheck>& check) {
+      if (elsewhere)
+        threads.emplace_back([check] { check->run(); });
+    });
+    EXPECT_TRUE(store.begin_checks().empty());  // each once
+    store.wait(ticket);
+    EXPECT_TRUE(std::ranges::equal(in, out));
+    for (std::thread& thread : threads)
+      thread.join();
+  }
+  const OtherWriter other(file);
+  const int64_t at = 3 * kRequest + 4096 + kBlock + 9;
+  std::vector<std::byte> byte = other.read(at, 1);
+  byte[0] ^= std::byte{4};
+  other.write(at, byte);
+  const IoTicket ticket = store.read(RegionId{0}, 2, in);
+  begin_until_all_there([](const std::shared_ptr<BlockCheck>& check) { check->run(); });
+  try {
+    store.wait(ticket);
+    ADD_FAILURE() << "a wrong block was not found";
+  } catch (const CorruptBlockError& error) {
+    EXPECT_NE(std::string(error.what()).find("second, block 1"), std::string::npos) << error.what();
   }
 }
 
