@@ -11,6 +11,7 @@ those that were made. Needs Python 3.11, nothing else.
 import argparse
 import datetime
 import json
+import math
 import os
 import pathlib
 import random
@@ -61,13 +62,47 @@ LLAMA_1B = (2048, 5632, 22, 32, 4, 32000)  # TinyLlama's: 1.1B weights, 2.2 GB i
 LLAMA_7B = (4096, 11008, 32, 32, 32, 32000)  # Llama-2's: 6.7B weights, 13.5 GB in bf16
 
 
-def write_llama(folder, sizes):
-    """A model of a shape with random weights in bf16."""
+NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+       -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+       0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+       0.7229568362236023, 1.0]
+
+
+def nf4_parts(name, shape):
+    """The tensors of a linear as bitsandbytes keeps it, (name, dtype, shape, bytes to repeat): codes
+    straight from the generator, absmax that makes them normal with a deviation of some 0.02."""
+    generator = random.Random(13)
+    state = json.dumps({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": shape})
+    absmax = [generator.uniform(0.04, 0.06) for _ in range(4099)]
+    numel = shape[0] * shape[1]
+    return [(name, "U8", [numel // 2, 1], generator.randbytes((1 << 20) + 7)),
+            (name + ".absmax", "F32", [numel // 64], struct.pack("<4099f", *absmax)),
+            (name + ".quant_map", "F32", [16], struct.pack("<16f", *NF4)),
+            (name + ".quant_state.bitsandbytes__nf4", "U8", [len(state)], state.encode())]
+
+
+def llama_shapes(sizes):
+    hidden, inner, layers, heads, kv_heads, vocab = sizes
+    kv = hidden // heads * kv_heads
+    shapes = {"model.embed_tokens.weight": [vocab, hidden], "lm_head.weight": [vocab, hidden],
+              "model.norm.weight": [hidden]}
+    for i in range(layers):
+        for name, shape in {
+                "self_attn.q_proj": [hidden, hidden], "self_attn.k_proj": [kv, hidden],
+                "self_attn.v_proj": [kv, hidden], "self_attn.o_proj": [hidden, hidden],
+                "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden],
+                "mlp.down_proj": [hidden, inner], "input_layernorm": [hidden],
+                "post_attention_layernorm": [hidden]}.items():
+            shapes[f"model.layers.{i}.{name}.weight"] = shape
+    return shapes
+
+
+def write_llama(folder, sizes, in_nf4=False):
+    """A model of a shape with random weights: all in bf16, or the linears as NF4 codes."""
     if (folder / "model.safetensors").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     hidden, inner, layers, heads, kv_heads, vocab = sizes
-    kv = hidden // heads * kv_heads
     (folder / "config.json").write_text(json.dumps({
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
         "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
@@ -75,33 +110,25 @@ def write_llama(folder, sizes):
         "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "tie_word_embeddings": False, "eos_token_id": 258}))
     write_tokenizer(folder)
-    shapes = {"model.embed_tokens.weight": [vocab, hidden], "lm_head.weight": [vocab, hidden],
-              "model.norm.weight": [hidden]}
-    for i in range(layers):
-        layer = f"model.layers.{i}."
-        for name, shape in {
-                "self_attn.q_proj": [hidden, hidden], "self_attn.k_proj": [kv, hidden],
-                "self_attn.v_proj": [kv, hidden], "self_attn.o_proj": [hidden, hidden],
-                "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden],
-                "mlp.down_proj": [hidden, inner], "input_layernorm": [hidden],
-                "post_attention_layernorm": [hidden]}.items():
-            shapes[layer + name + ".weight"] = shape
+    dense = random_block()
+    tensors = []
+    for name, shape in llama_shapes(sizes).items():
+        is_linear = name.endswith("_proj.weight")
+        tensors += nf4_parts(name, shape) if in_nf4 and is_linear else [(name, "BF16", shape, dense)]
     header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2
-        for extent in shape:
-            size *= extent
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+    for name, dtype, shape, _ in tensors:
+        size = {"U8": 1, "BF16": 2, "F32": 4}[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    block = random_block()
     partial = folder / "model.safetensors.partial"
     with open(partial, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        while offset > 0:
-            file.write(block[:min(offset, len(block))])
-            offset -= len(block)
+        for name, _, _, block in tensors:
+            begin, end = header[name]["data_offsets"]
+            while begin < end:
+                begin += file.write(block[:end - begin])
     partial.rename(folder / "model.safetensors")
 
 

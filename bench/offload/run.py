@@ -5,9 +5,10 @@ docs/benchmarks.md: the base in memory and on NVMe in turns, the walk without co
 
     bench/offload/run.py [--shape 1B|7B] [--tokens 16,128,512,1024] [--steps 4] [--nvme DIR] [--dry]
 
-A Llama shape with random weights (2.2 or 13.5 GB on disk, kept in WORK), NF4 with double
-quantisation, LoRA of rank 16 on all linears, one rank on all cores, optimizer states in memory on
-both sides. Hidden is 1 - (step on NVMe - step in memory) / walk (PERFORMANCE section 2). 7B has its
+A Llama shape with random weights, kept in WORK (1B: 2.2 GB in bf16; 7B: 4.2 GB, its linears as NF4
+codes straight from the random numbers), NF4 with double quantisation, LoRA of rank 16 on all
+linears, one rank on all cores, optimizer states in memory on both sides.
+Hidden is 1 - (step on NVMe - step in memory) / walk (PERFORMANCE section 2). 7B has its
 states on NVMe too and no side in memory: hidden is 1 - waited for units / walk there. Rows of shapes
 and numbers of tokens gather in WORK, so that they may be made in several calls. Refuses a busy
 machine; --dry allows one and leaves docs/ alone. Needs fio, Python 3.11 and a build with
@@ -101,8 +102,11 @@ def main():
     parser.add_argument("--dry", action="store_true")
     arguments = parser.parse_args()
     work = common.begin(arguments)
-    model = work / {"1B": "llama-1b", "7B": "llama-7b"}[arguments.shape]
-    memory.write_llama(model, memory.LLAMA_1B if arguments.shape == "1B" else memory.LLAMA_7B)
+    model = work / {"1B": "llama-1b", "7B": "llama-7b-nf4"}[arguments.shape]
+    if arguments.shape == "1B":
+        memory.write_llama(model, memory.LLAMA_1B)
+    else:
+        memory.write_llama(model, memory.LLAMA_7B, in_nf4=True)
     memory.write_text(work / "text.txt")
     on_nvme_side = ("param",) if arguments.shape == "1B" else ("param", "optimizer")
     walk_bench = common.ROOT / "build/release/bench/parallel/walk_bench"
