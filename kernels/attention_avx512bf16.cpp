@@ -44,14 +44,53 @@ struct Avx512Ops {
   static void store_bf16(uint16_t* p, V low, V high) {
     _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
   }
+  // Word i = (odd[i] << 16) | even[i].
+  static void store_interleaved(uint32_t* p, const uint16_t* even, const uint16_t* odd) {
+    _mm512_storeu_si512(p, _mm512_or_si512(words(even), _mm512_slli_epi32(words(odd), 16)));
+  }
+  static V widen(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(words(p), 16)); }
+  static float sum(V v) { return _mm512_reduce_add_ps(v); }
+  // to[c * to_stride + r] = word c of row r, 16 x 16; rows are `stride` bf16 apart.
+  static void transpose_words(const uint16_t* from, int64_t stride, uint32_t* to,
+                              int64_t to_stride) {
+    __m512i a[16], b[16];
+    for (int r = 0; r < 16; ++r)
+      a[r] = _mm512_loadu_si512(from + r * stride);
+    for (int r = 0; r < 16; r += 2) {
+      b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    for (int r = 0; r < 16; r += 4) {  // a[r + k]: column k of each lane of four
+      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    for (int k = 0; k < 4; ++k) {
+      const __m512i low02 = _mm512_shuffle_i32x4(a[k], a[k + 4], 0x88);
+      const __m512i low13 = _mm512_shuffle_i32x4(a[k], a[k + 4], 0xdd);
+      const __m512i high02 = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0x88);
+      const __m512i high13 = _mm512_shuffle_i32x4(a[k + 8], a[k + 12], 0xdd);
+      _mm512_storeu_si512(to + k * to_stride, _mm512_shuffle_i32x4(low02, high02, 0x88));
+      _mm512_storeu_si512(to + (k + 4) * to_stride, _mm512_shuffle_i32x4(low13, high13, 0x88));
+      _mm512_storeu_si512(to + (k + 8) * to_stride, _mm512_shuffle_i32x4(low02, high02, 0xdd));
+      _mm512_storeu_si512(to + (k + 12) * to_stride, _mm512_shuffle_i32x4(low13, high13, 0xdd));
+    }
+  }
+
+ private:
+  static __m512i words(const uint16_t* p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
 };
 
+void pack_keys(const PackTask& task) { Tiles<Avx512Ops>::pack_keys(task); }
 void query_block(const QueryTask& task) { Tiles<Avx512Ops>::query_block(task); }
 void backward_head(const HeadTask& task) { Tiles<Avx512Ops>::backward_head(task); }
 }  // namespace
 
 const TileFunctions* machine_functions() {
-  static const TileFunctions functions{&query_block, &backward_head};
+  static const TileFunctions functions{&pack_keys, &query_block, &backward_head};
   return &functions;
 }
 

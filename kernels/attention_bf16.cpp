@@ -26,30 +26,26 @@ Shared shared_of(const AttentionShape& shape, int64_t padded) {
 }
 
 void pack_block(const cpu::PackBlock& block, const cpu::PackedKeys& keys, const Shared& shared,
-                cpu::PackFor pass) {
-  const int64_t count = block.end - block.begin;
+                cpu::PackFor pass, const TileFunctions& functions) {
   for (int64_t head = 0; head < keys.num_kv_heads; ++head) {
-    auto* const tiles = reinterpret_cast<uint16_t*>(keys.block(block.index, head));
-    auto* const second = tiles + kBlock * shared.padded;
-    auto* const third = second + kBlock * shared.padded;
-    const Rows k = rows_of(block.k, block.begin, head, shared.dim);
-    const Rows v = rows_of(block.v, block.begin, head, shared.dim);
-    pack_rows(k.data, k.stride, count, shared, tiles);
-    if (pass == cpu::PackFor::kForward) {
-      pack_row_pairs(v.data, v.stride, count, shared, reinterpret_cast<uint32_t*>(second));
-    } else {
-      pack_rows(v.data, v.stride, count, shared, second);
-      pack_row_pairs(k.data, k.stride, count, shared, reinterpret_cast<uint32_t*>(third));
-    }
+    PackTask task;
+    task.shared = shared;
+    task.k = rows_of(block.k, block.begin, head, shared.dim);
+    task.v = rows_of(block.v, block.begin, head, shared.dim);
+    task.tiles = reinterpret_cast<uint16_t*>(keys.block(block.index, head));
+    task.count = block.end - block.begin;
+    task.for_backward = pass == cpu::PackFor::kBackward ? 1 : 0;
+    functions.pack_keys(task);
   }
 }
 
-PackedAttention pack(const AttentionForward& args, cpu::PackFor pass) {
+PackedAttention pack(const AttentionForward& args, cpu::PackFor pass,
+                     const TileFunctions& functions) {
   const int64_t tiles = pass == cpu::PackFor::kForward ? 2 : 3;
   PackedAttention packed = plan_packing(args, tiles, DType::kBFloat16);
   const Shared shared = shared_of(args.shape, packed.keys.padded_dim);
   parallel_tasks(static_cast<int64_t>(packed.blocks.size()), [&](int64_t i) {
-    pack_block(packed.blocks[static_cast<size_t>(i)], packed.keys, shared, pass);
+    pack_block(packed.blocks[static_cast<size_t>(i)], packed.keys, shared, pass, functions);
   });
   return packed;
 }
@@ -76,7 +72,7 @@ std::vector<KeyBlock> key_blocks(const cpu::PackedKeys& keys, const cpu::SampleR
 
 void attention(const AttentionForward& args, const TileFunctions& functions) {
   const AttentionShape& shape = args.shape;
-  const PackedAttention packed = pack(args, cpu::PackFor::kForward);
+  const PackedAttention packed = pack(args, cpu::PackFor::kForward, functions);
   const auto tasks = query_block_tasks(packed.samples, shape.num_heads);
   const int64_t padded = packed.keys.padded_dim;
   count_task_scratch(static_cast<int64_t>(tasks.size()),
@@ -142,7 +138,7 @@ void run_head(const AttentionBackward& args, const PackedAttention& packed,
 }  // namespace
 
 void attention_backward(const AttentionBackward& args, const TileFunctions& functions) {
-  const PackedAttention packed = pack(args.forward, cpu::PackFor::kBackward);
+  const PackedAttention packed = pack(args.forward, cpu::PackFor::kBackward, functions);
   const KeyGradientSums sums(args, packed);
   const auto tasks = head_tasks(packed.samples, args.forward.shape.num_heads);
   count_task_scratch(static_cast<int64_t>(tasks.size()),

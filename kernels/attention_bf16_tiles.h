@@ -3,130 +3,78 @@
 // emulation. Scores are kept transposed (keys down, queries across), so that maxima and sums over
 // keys need no shuffles. Plain pointers, static functions and nothing of other headers: a file
 // compiled for AVX-512 must not leave inline functions for the linker to pick on other machines.
-// Legend: D head size, W padded to a multiple of 32, blocks of 64 queries and 64 keys. A "pair" is
-// two bf16 in one 32-bit word, the lower index in the lower half.
 #pragma once
 
-#include <cstdint>
+#include "kernels/attention_bf16_tasks.h"
 
 namespace shardtune::kernels::bf16 {
-
-inline constexpr int64_t kBlock = 64;
-inline constexpr int64_t kLanes = 16;
-inline constexpr int64_t kGroups = kBlock / kLanes;
-
-/// One packed block of keys. Tiles of 64 * W bf16: forward k rows [64,W] and v in pairs of keys
-/// [32,W,2]; backward k rows, v rows, and k in pairs of keys. dk and dv [count,W] are written.
-struct KeyBlock {
-  const uint16_t* tiles = nullptr;
-  int64_t first = 0;  // token of the sample; ignored for a prefix
-  int64_t count = 0;
-  int64_t is_prefix = 0;
-  float* dk = nullptr;
-  float* dv = nullptr;
-};
-
-/// Rows of one head: element (token, d) at data[token * stride + d].
-struct Rows {
-  uint16_t* data = nullptr;
-  int64_t stride = 0;
-};
-
-struct Shared {
-  int64_t dim = 0, padded = 0, window = 0;
-  float scale = 0.0f;
-  const KeyBlock* blocks = nullptr;
-  int64_t num_blocks = 0;
-  float* scratch = nullptr;
-};
-
-/// Queries [first, first + rows) of a sample; pointers stand at the first of them.
-struct QueryTask {
-  Shared shared;
-  Rows q, out;
-  float* lse = nullptr;  // null when no backward follows
-  int64_t lse_stride = 0;
-  int64_t first = 0, rows = 0;
-};
-static constexpr int64_t query_scratch_floats(int64_t padded) {
-  return 32 * padded + kBlock * padded + kBlock * kBlock + 32 * kBlock + 3 * kBlock;
-}
-
-/// One head of one whole sample, backward.
-struct HeadTask {
-  Shared shared;
-  Rows q, out, dout, dq;
-  const float* lse = nullptr;
-  int64_t lse_stride = 0;
-  int64_t length = 0;
-};
-static constexpr int64_t head_scratch_floats(int64_t padded, int64_t length) {
-  return (length + kBlock - 1) / kBlock * (192 * padded + 2 * kBlock) + 2 * kBlock * kBlock +
-         3 * 32 * kBlock + 2 * kBlock * padded;
-}
-
-/// Tiles<Ops> for one set of instructions.
-struct TileFunctions {
-  void (*query_block)(const QueryTask& task);
-  void (*backward_head)(const HeadTask& task);
-};
-/// For AVX512-BF16; null where this build has none. Call only when has_fast_bfloat16().
-const TileFunctions* machine_functions();
-
-/// Rows as they are, up to W and 64 filled with zeros.
-static inline void pack_rows(const uint16_t* from, int64_t stride, int64_t count,
-                             const Shared& shared, uint16_t* to) {
-  for (int64_t j = 0; j < kBlock; ++j)
-    for (int64_t d = 0; d < shared.padded; ++d)
-      to[j * shared.padded + d] = j < count && d < shared.dim ? from[j * stride + d] : uint16_t{0};
-}
-
-/// Pairs of neighbouring rows: out [32,W].
-static inline void pack_row_pairs(const uint16_t* from, int64_t stride, int64_t count,
-                                  const Shared& shared, uint32_t* to) {
-  for (int64_t j = 0; j < kBlock; j += 2) {
-    const int64_t both = j + 1 < count ? shared.dim : 0, one = j < count ? shared.dim : 0;
-    uint32_t* const row = to + j / 2 * shared.padded;
-    for (int64_t d = 0; d < both; ++d)
-      row[d] = from[j * stride + d] | static_cast<uint32_t>(from[(j + 1) * stride + d]) << 16;
-    for (int64_t d = both; d < one; ++d)
-      row[d] = from[j * stride + d];
-    for (int64_t d = one; d < shared.padded; ++d)
-      row[d] = 0;
-  }
-}
-
-/// Pairs of neighbouring columns, transposed: out [W/2,64].
-static inline void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t count,
-                                     const Shared& shared, uint32_t* to) {
-  for (int64_t i = 0; i < kBlock; ++i) {
-    for (int64_t d = 0; d < shared.padded; d += 2) {
-      const uint32_t low = i < count && d < shared.dim ? from[i * stride + d] : 0;
-      const uint32_t high = i < count && d + 1 < shared.dim ? from[i * stride + d + 1] : 0;
-      to[d / 2 * kBlock + i] = low | high << 16;
-    }
-  }
-}
-
-/// Queries of a block that see key row j: columns [low, high).
-struct Columns {
-  int64_t low, high;
-};
-static inline Columns columns_of_key(const KeyBlock& block, int64_t j, int64_t first, int64_t rows,
-                                     int64_t window) {
-  if (j >= block.count)
-    return {0, 0};
-  if (block.is_prefix != 0)
-    return {0, rows};
-  const auto clamp = [rows](int64_t x) { return x < 0 ? 0 : x > rows ? rows : x; };
-  const int64_t key = block.first + j - first;
-  const int64_t low = clamp(key), high = window > 0 ? clamp(key + window) : rows;
-  return {low, high < low ? low : high};
-}
 
 template <class Ops>
 struct Tiles {
   using V = typename Ops::V;
+
+  // Rows as they are, up to W and 64 filled with zeros.
+  static void pack_rows(const uint16_t* from, int64_t stride, int64_t count, const Shared& shared,
+                        uint16_t* to) {
+    for (int64_t j = 0; j < kBlock; ++j) {
+      const int64_t dim = j < count ? shared.dim : 0;
+      uint16_t* const row = to + j * shared.padded;
+      for (int64_t d = 0; d < dim; ++d)
+        row[d] = from[j * stride + d];
+      for (int64_t d = dim; d < shared.padded; ++d)
+        row[d] = 0;
+    }
+  }
+
+  // Pairs of neighbouring rows: out [32,W].
+  static void pack_row_pairs(const uint16_t* from, int64_t stride, int64_t count,
+                             const Shared& shared, uint32_t* to) {
+    for (int64_t j = 0; j < kBlock; j += 2) {
+      const int64_t both = j + 1 < count ? shared.dim : 0, one = j < count ? shared.dim : 0;
+      const uint16_t* const even = from + j * stride;
+      uint32_t* const row = to + j / 2 * shared.padded;
+      int64_t d = 0;
+      for (; d + kLanes <= both; d += kLanes)
+        Ops::store_interleaved(row + d, even + d, even + stride + d);
+      for (; d < both; ++d)
+        row[d] = even[d] | static_cast<uint32_t>(even[stride + d]) << 16;
+      for (; d < one; ++d)
+        row[d] = even[d];
+      for (; d < shared.padded; ++d)
+        row[d] = 0;
+    }
+  }
+
+  // Pairs of neighbouring columns, transposed: out [W/2,64].
+  static void pack_column_pairs(const uint16_t* from, int64_t stride, int64_t count,
+                                const Shared& shared, uint32_t* to) {
+    for (int64_t i = 0; i < kBlock; i += kLanes) {
+      int64_t d = 0;
+      for (; i + kLanes <= count && d + 2 * kLanes <= shared.dim; d += 2 * kLanes)
+        Ops::transpose_words(from + i * stride + d, stride, to + d / 2 * kBlock + i, kBlock);
+      for (; d < shared.padded; d += 2) {
+        for (int64_t r = i; r < i + kLanes; ++r) {
+          const uint32_t low = r < count && d < shared.dim ? from[r * stride + d] : 0;
+          const uint32_t high = r < count && d + 1 < shared.dim ? from[r * stride + d + 1] : 0;
+          to[d / 2 * kBlock + r] = low | high << 16;
+        }
+      }
+    }
+  }
+
+  static void pack_keys(const PackTask& task) {
+    const Shared& shared = task.shared;
+    auto* const second = task.tiles + kBlock * shared.padded;
+    pack_rows(task.k.data, task.k.stride, task.count, shared, task.tiles);
+    if (task.for_backward == 0) {
+      pack_row_pairs(task.v.data, task.v.stride, task.count, shared,
+                     reinterpret_cast<uint32_t*>(second));
+      return;
+    }
+    pack_rows(task.v.data, task.v.stride, task.count, shared, second);
+    pack_row_pairs(task.k.data, task.k.stride, task.count, shared,
+                   reinterpret_cast<uint32_t*>(second + kBlock * shared.padded));
+  }
 
   /// c [m,n] (+)= a b over k pairs: a(i,p) is the word a[i * a_row + p * a_column], b [k,n] words.
   /// m a multiple of 8, n of 32.
@@ -172,6 +120,50 @@ struct Tiles {
     }
   }
 
+  // On the diagonal, queries below the half see no key above it: of scores [keys, queries] and
+  // their gradients a quarter is neither computed nor used.
+  static constexpr int64_t kHalf = kBlock / 2;
+
+  static void multiply_scores(const Product& p, bool diagonal) {
+    if (!diagonal)
+      return multiply(p, Write::kSet);
+    Product left = p, right = p;
+    left.m = left.n = right.n = kHalf;
+    right.b += kHalf;
+    right.c += kHalf;
+    multiply(left, Write::kSet);
+    multiply(right, Write::kSet);
+  }
+  // Sums over keys: the first queries have no more than half of them.
+  static void add_over_keys(const Product& p, bool diagonal) {
+    if (!diagonal || p.m <= kHalf)
+      return multiply(diagonal ? first_half(p) : p, Write::kAdd);
+    Product last = p;
+    last.m -= kHalf;
+    last.a += kHalf * p.a_row;
+    last.c += kHalf * p.c_row;
+    multiply(first_half(p), Write::kAdd);
+    multiply(last, Write::kAdd);
+  }
+  static Product first_half(Product p) {
+    p.m = p.m < kHalf ? p.m : kHalf;
+    p.k = kHalf / 2;
+    return p;
+  }
+  // Sums over queries: the last keys are seen by half of them.
+  static void sum_over_queries(const Product& p, bool diagonal, Write write) {
+    if (!diagonal)
+      return multiply(p, write);
+    Product first = p, last = p;
+    first.m = last.m = kHalf;
+    last.k = kHalf / 2;
+    last.a += kHalf * p.a_row + kHalf / 2 * p.a_column;
+    last.b += kHalf / 2 * p.b_row;
+    last.c += kHalf * p.c_row;
+    multiply(first, write);
+    multiply(last, write);
+  }
+
   // As exp_f32 of simd-inl.h: Ops::max and min return their second operand when one is NaN.
   static V exp(V x) {
     const V clamped = Ops::min(Ops::set(100.0f), Ops::max(Ops::set(-110.0f), x));
@@ -212,13 +204,16 @@ struct Tiles {
   // Scores of one block of keys become probabilities relative to the new maxima.
   static void softmax_block(const QueryTask& task, const KeyBlock& block, const QueryTiles& t) {
     const V none = Ops::set(kMinusInfinity), scale = Ops::set(task.shared.scale);
+    const bool all = sees_all(block, task.first, task.rows, task.shared.window);
     for (int64_t g = 0; g < kGroups; ++g) {
       const V before = Ops::load(t.max + g * kLanes);
       V max = before;
       for (int64_t j = 0; j < kBlock; ++j) {
         float* const score = t.scores + j * kBlock + g * kLanes;
-        const Columns columns = columns_of_key(block, j, task.first, task.rows, task.shared.window);
-        const V value = keep(columns, g, Ops::mul(Ops::load(score), scale), none);
+        V value = Ops::mul(Ops::load(score), scale);
+        if (!all)
+          value = keep(columns_of_key(block, j, task.first, task.rows, task.shared.window), g,
+                       value, none);
         Ops::store(score, value);
         max = Ops::max(max, value);
       }
@@ -279,15 +274,17 @@ struct Tiles {
     for (int64_t b = 0; b < s.num_blocks; ++b) {
       const auto* const k = reinterpret_cast<const uint32_t*>(s.blocks[b].tiles);
       const uint32_t* const v = k + 32 * padded;
-      multiply({kBlock, kBlock, padded / 2, k, padded / 2, 1, t.q, kBlock, t.scores, kBlock},
-               Write::kSet);
+      const bool diagonal = s.blocks[b].is_prefix == 0 && s.blocks[b].first == task.first;
+      multiply_scores({kBlock, kBlock, padded / 2, k, padded / 2, 1, t.q, kBlock, t.scores, kBlock},
+                      diagonal);
       softmax_block(task, s.blocks[b], t);
       for (int64_t i = 0; i < rows8; ++i) {
         const V shrink = Ops::set(t.shrink[i]);
         for (int64_t d = 0; d < padded; d += kLanes)
           Ops::store(t.out + i * padded + d, Ops::mul(Ops::load(t.out + i * padded + d), shrink));
       }
-      multiply({rows8, padded, kBlock / 2, t.p, 1, kBlock, v, padded, t.out, padded}, Write::kAdd);
+      add_over_keys({rows8, padded, kBlock / 2, t.p, 1, kBlock, v, padded, t.out, padded},
+                    diagonal);
     }
     for (int64_t i = 0; i < task.rows; ++i) {
       store_row(t.out + i * padded, Ops::set(1.0f / t.sum[i]), s.dim,
@@ -325,6 +322,17 @@ struct Tiles {
     return value;
   }
 
+  static float dot(const uint16_t* a, const uint16_t* b, int64_t dim) {
+    V sums = Ops::set(0.0f);
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes)
+      sums = Ops::fma(Ops::widen(a + d), Ops::widen(b + d), sums);
+    float sum = Ops::sum(sums);
+    for (; d < dim; ++d)
+      sum += widen(a[d]) * widen(b[d]);
+    return sum;
+  }
+
   static void load_query_side(const HeadTask& task, int64_t block) {
     const int64_t first = block * kBlock;
     const int64_t rows = task.length - first < kBlock ? task.length - first : kBlock;
@@ -339,10 +347,9 @@ struct Tiles {
     for (int64_t i = 0; i < kBlock * task.shared.padded; ++i)
       side.dq[i] = 0.0f;
     for (int64_t i = 0; i < kBlock; ++i) {
-      float dot = 0.0f;
-      for (int64_t d = 0; i < rows && d < task.shared.dim; ++d)
-        dot += widen(dout[i * task.dout.stride + d]) * widen(out[i * task.out.stride + d]);
-      side.dot[i] = dot;
+      side.dot[i] =
+          i < rows ? dot(dout + i * task.dout.stride, out + i * task.out.stride, task.shared.dim)
+                   : 0.0f;
       side.lse[i] = i < rows ? task.lse[(first + i) * task.lse_stride] : 0.0f;
     }
   }
@@ -372,15 +379,17 @@ struct Tiles {
                             const QuerySide& side, const PairTiles& t) {
     const V zero = Ops::set(0.0f), scale = Ops::set(task.shared.scale);
     const int64_t rows = task.length - first < kBlock ? task.length - first : kBlock;
+    const bool all = sees_all(block, first, rows, task.shared.window);
     for (int64_t j = 0; j < kBlock; ++j) {
-      const Columns columns = columns_of_key(block, j, first, rows, task.shared.window);
+      const Columns columns =
+          all ? Columns{0, kBlock} : columns_of_key(block, j, first, rows, task.shared.window);
       for (int64_t g = 0; g < kGroups; ++g) {
         const int64_t at = j * kBlock + g * kLanes;
         const V lse = Ops::load(side.lse + g * kLanes), dot = Ops::load(side.dot + g * kLanes);
         const V p = exp(Ops::sub(Ops::mul(Ops::load(t.p + at), scale), lse));
         const V ds = Ops::mul(Ops::mul(p, Ops::sub(Ops::load(t.ds + at), dot)), scale);
-        Ops::store(t.p + at, keep(columns, g, p, zero));
-        Ops::store(t.ds + at, keep(columns, g, ds, zero));
+        Ops::store(t.p + at, all ? p : keep(columns, g, p, zero));
+        Ops::store(t.ds + at, all ? ds : keep(columns, g, ds, zero));
       }
       for (int64_t half = 0; half < kBlock; half += 2 * kLanes) {
         const int64_t at = j * kBlock + half;
@@ -410,15 +419,19 @@ struct Tiles {
     Write write = Write::kSet;
     for (int64_t first = begin; first < end; first += kBlock) {
       const QuerySide side = query_side(task, first / kBlock);
-      multiply({kBlock, kBlock, padded / 2, k, padded / 2, 1, side.q, kBlock, t.p, kBlock},
-               Write::kSet);
-      multiply({kBlock, kBlock, padded / 2, v, padded / 2, 1, side.dout, kBlock, t.ds, kBlock},
-               Write::kSet);
+      const bool diagonal = !prefix && first == block.first;
+      multiply_scores({kBlock, kBlock, padded / 2, k, padded / 2, 1, side.q, kBlock, t.p, kBlock},
+                      diagonal);
+      multiply_scores(
+          {kBlock, kBlock, padded / 2, v, padded / 2, 1, side.dout, kBlock, t.ds, kBlock},
+          diagonal);
       probabilities(task, block, first, side, t);
-      multiply({kBlock, padded, 32, t.p_rows, 32, 1, side.dout_pairs, padded, t.dv, padded}, write);
-      multiply({kBlock, padded, 32, t.ds_rows, 32, 1, side.q_pairs, padded, t.dk, padded}, write);
-      multiply({kBlock, padded, 32, t.ds_pairs, 1, kBlock, k_pairs, padded, side.dq, padded},
-               Write::kAdd);
+      sum_over_queries({kBlock, padded, 32, t.p_rows, 32, 1, side.dout_pairs, padded, t.dv, padded},
+                       diagonal, write);
+      sum_over_queries({kBlock, padded, 32, t.ds_rows, 32, 1, side.q_pairs, padded, t.dk, padded},
+                       diagonal, write);
+      add_over_keys({kBlock, padded, 32, t.ds_pairs, 1, kBlock, k_pairs, padded, side.dq, padded},
+                    diagonal);
       write = Write::kAdd;
     }
     for (int64_t i = 0; i < block.count * padded; ++i) {

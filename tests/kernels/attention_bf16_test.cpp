@@ -82,6 +82,26 @@ struct EmulatedOps {
     for (size_t i = 0; i < 16; ++i)
       p[i] = BFloat16(even[i]).bits | static_cast<uint32_t>(BFloat16(odd[i]).bits) << 16;
   }
+  static void store_interleaved(uint32_t* p, const uint16_t* even, const uint16_t* odd) {
+    for (size_t i = 0; i < 16; ++i)
+      p[i] = even[i] | static_cast<uint32_t>(odd[i]) << 16;
+  }
+  static V widen(const uint16_t* p) {
+    return map([&](size_t i) { return std::bit_cast<float>(static_cast<uint32_t>(p[i]) << 16); });
+  }
+  static float sum(V v) {
+    for (size_t half = 8; half > 0; half /= 2)
+      for (size_t i = 0; i < half; ++i)
+        v[i] += v[i + half];
+    return v[0];
+  }
+  static void transpose_words(const uint16_t* from, int64_t stride, uint32_t* to,
+                              int64_t to_stride) {
+    for (int64_t r = 0; r < 16; ++r)
+      for (int64_t c = 0; c < 16; ++c)
+        to[c * to_stride + r] =
+            from[r * stride + 2 * c] | static_cast<uint32_t>(from[r * stride + 2 * c + 1]) << 16;
+  }
   static void store_bf16(uint16_t* p, const V& low_half, const V& high_half) {
     for (size_t i = 0; i < 16; ++i) {
       p[i] = BFloat16(low_half[i]).bits;
@@ -90,13 +110,15 @@ struct EmulatedOps {
   }
 };
 
+void emulated_pack_keys(const bf16::PackTask& task) { bf16::Tiles<EmulatedOps>::pack_keys(task); }
 void emulated_query_block(const bf16::QueryTask& task) {
   bf16::Tiles<EmulatedOps>::query_block(task);
 }
 void emulated_backward_head(const bf16::HeadTask& task) {
   bf16::Tiles<EmulatedOps>::backward_head(task);
 }
-constexpr bf16::TileFunctions kEmulated{&emulated_query_block, &emulated_backward_head};
+constexpr bf16::TileFunctions kEmulated{&emulated_pack_keys, &emulated_query_block,
+                                        &emulated_backward_head};
 
 void check_forward(const AttentionCase& c, const bf16::TileFunctions& functions) {
   const AttentionProblem p(c, DType::kBFloat16), expected = p.in_float32(c);
