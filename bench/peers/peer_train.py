@@ -36,6 +36,8 @@ def main():
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=0.0,
                                   fused=True)
+    if settings["compile"]:
+        model = torch.compile(model)
     ids = torch.tensor(settings["rows"])
     losses, seconds = [], []
     for _ in range(settings["steps"]):

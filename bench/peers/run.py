@@ -7,8 +7,9 @@ the loss curve is the one of the peer in float32, and writes the section of docs
 Results of cases and shapes gather in build/peers-bench/results.json, so that they may be made in
 several calls. Refuses to start on a busy machine.
 
-    PYTHON bench/peers/run.py [--case lora|qlora|int8] [--shape 512x4] [--rounds 3] [--steps 6] [--dry]
-    PYTHON: see tests/parity/setup.sh. --shape: tokens x rows of a step.
+    PYTHON bench/peers/run.py [--case NAME]... [--shape 512x4] [--rounds 3] [--steps 6] [--dry]
+    PYTHON: see tests/parity/setup.sh. --case: a name of CASES below (default: the first three).
+    --shape: tokens x rows of a step.
     --dry allows a busy machine and leaves docs/benchmarks.md as it is: its figures mean nothing.
 """
 import argparse
@@ -34,24 +35,47 @@ WARM_UP = 2  # steps that are not counted: first touch of memory, primitive crea
 # with the peer's in float32. Its bfloat16 is no reference: it rounds the base's output before the
 # adapter's is added, which loses small updates (the table shows by how much).
 MAX_LOSS_DIFFERENCE = 0.01
+CASES = {
+    "lora": dict(title="LoRA, {dtype}"),
+    "qlora": dict(title="QLoRA NF4 (double quantisation), {dtype}", method="nf4"),
+    "int8": dict(title="LoRA, frozen linears in int8 beside the peer in {dtype}", compute="int8"),
+    "compiled": dict(title="LoRA, {dtype}, the peer with torch.compile", compile=True),
+    "lora-1b": dict(title="LoRA, {dtype}, 1.1B shape with random weights", model="1b"),
+    "qlora-1b": dict(title="QLoRA NF4 (double quantisation), {dtype}, 1.1B shape with random weights",
+                     method="nf4", model="1b"),
+}
 COMMON = {"lora_rank": 16, "lora_alpha": 32, "learning_rate": 1e-4, "seed": 42}
 
 
-def prepare(length, num_rows):
-    """The base as a Hugging Face folder for both sides, and rows of exactly `length` tokens."""
+def prepare_1b():
+    sys.path.insert(0, str(ROOT / "bench/memory"))
+    import run as memory
+    import tokenizers
+    model = WORK / "llama-1b"
+    memory.write_llama(model, memory.LLAMA_1B)
+    return model, tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+
+
+def prepare_smollm2():
     import peers
     path = peers.model_path()
     if path is None:
         sys.exit("SmolLM2-135M-Instruct.Q4_1.gguf is absent. Run launch/quickstart.sh first, or "
                  "set SHARDTUNE_MODEL.")
-    if not CORPUS.exists():
-        sys.exit(f"{CORPUS} is absent: the benchmark needs its text.")
     tokenizer = peers.load_tokenizer(path)
     model = WORK / "model"
     if not (model / "tokenizer.json").exists():
         model.mkdir(parents=True, exist_ok=True)
         peers.load_model(path).save_pretrained(model)
         tokenizer.save(str(model / "tokenizer.json"))
+    return model, tokenizer
+
+
+def prepare(case, length, num_rows):
+    """The base as a Hugging Face folder for both sides, and rows of exactly `length` tokens."""
+    if not CORPUS.exists():
+        sys.exit(f"{CORPUS} is absent: the benchmark needs its text.")
+    model, tokenizer = prepare_1b() if CASES[case].get("model") == "1b" else prepare_smollm2()
     problems = [json.loads(line) for line in CORPUS.read_text().splitlines()]
     texts, text = [], ""
     for problem in problems:
@@ -86,9 +110,9 @@ def run_ours(case, model, shape, steps, threads, binary):
     out = WORK / f"run-{case}-{time.monotonic_ns()}"
     config = {
         "model": {"model_name_or_path": str(model),
-                  "compute_dtype": "int8" if case == "int8" else fast_dtype()},
+                  "compute_dtype": CASES[case].get("compute", fast_dtype())},
         "quantization": ({"method": "nf4", "block_size": 64, "double_quant": True}
-                         if case == "qlora" else {"method": "none"}),
+                         if CASES[case].get("method") == "nf4" else {"method": "none"}),
         "adapter": {"method": "lora", "lora_rank": COMMON["lora_rank"],
                     "lora_alpha": COMMON["lora_alpha"], "target_modules": "all-linear"},
         "data": {"train": [{"path": str(WORK / "rows.jsonl"), "format": "text"}],
@@ -111,7 +135,8 @@ def run_ours(case, model, shape, steps, threads, binary):
 
 def run_peer(case, model, rows, steps, threads, dtype):
     settings = {**COMMON, "dtype": dtype, "model": str(model), "rows": rows, "steps": steps, "threads": threads,
-                "quantization": "nf4" if case == "qlora" else "none",
+                "quantization": CASES[case].get("method", "none"),
+                "compile": CASES[case].get("compile", False) and dtype != "float32",
                 "result": str(WORK / f"peer-{case}.json")}
     path = WORK / f"peer-{case}-settings.json"
     path.write_text(json.dumps(settings))
@@ -144,7 +169,7 @@ def section(results, binary, threads):
                          for name in ("torch", "transformers", "peft", "bitsandbytes"))
     ours = subprocess.run([binary, "version"], capture_output=True, text=True).stdout
     lines = [
-        "SmolLM2-135M, rows of GSM8K text, every token trained, LoRA rank "
+        "SmolLM2-135M (where no other model is named), rows of GSM8K text, every token trained, LoRA rank "
         f"{COMMON['lora_rank']} on all linears, no recompute, one process of {threads} threads; "
         f"rounds in turns, the first {WARM_UP} steps of each not counted. Median over rounds "
         "(smallest-largest). Peak memory: resident set of the whole process, loading included.", "",
@@ -175,7 +200,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--dry", action="store_true")
-    parser.add_argument("--case", choices=["lora", "qlora", "int8"], action="append")
+    parser.add_argument("--case", choices=list(CASES), action="append")
     parser.add_argument("--binary", default=os.environ.get(
         "SHARDTUNE_BINARY", str(ROOT / "build/release/launch/shardtune")))
     arguments = parser.parse_args()
@@ -188,15 +213,12 @@ def main():
                  "with --binary.")
     WORK.mkdir(parents=True, exist_ok=True)
     shape = tuple(map(int, arguments.shape.split("x")))
-    model, rows = prepare(*shape)
     threads = len(os.sched_getaffinity(0))
-    names = {"lora": f"LoRA, {fast_dtype()}",
-             "qlora": f"QLoRA NF4 (double quantisation), {fast_dtype()}",
-             "int8": f"LoRA, frozen linears in int8 beside the peer in {fast_dtype()}"}
     record = WORK / "results.json"
     results = json.loads(record.read_text()) if record.exists() else {}
     disagree = False
-    for case in arguments.case or ["lora", "qlora", "int8"]:
+    for case in arguments.case or list(CASES)[:3]:
+        model, rows = prepare(case, *shape)
         ours, theirs = [], []
         for number in range(arguments.rounds):
             ours.append(run_ours(case, model, shape, arguments.steps, threads, arguments.binary))
@@ -208,7 +230,8 @@ def main():
             reference = run_peer(case, model, rows, arguments.steps, threads, "float32")
         distances = check_losses(case, ours, theirs, reference)
         disagree = disagree or distances[0] > MAX_LOSS_DIFFERENCE
-        results[f"{arguments.shape} {case}"] = table_row(names[case], shape, ours, theirs, distances)
+        results[f"{arguments.shape} {case}"] = table_row(CASES[case]["title"].format(dtype=fast_dtype()),
+                                                        shape, ours, theirs, distances)
         if not arguments.dry:
             record.write_text(json.dumps(results, indent=1))
     text = section(results, arguments.binary, threads)
