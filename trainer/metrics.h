@@ -24,7 +24,7 @@ struct StepMetrics {
   int64_t step = 0;  // counted from 1
   StepResult result;
   double seconds = 0.0;
-  double prefetch_cpu_seconds = 0.0;  // of the thread that brings units ahead, on rank 0
+  double prefetch_cpu_seconds = 0.0;  // of the thread that brings units ahead or checks them
   double limit_fraction = 0.0;        // see trainer/limit.h
   std::vector<RankStep> ranks;
   std::optional<double> eval_loss;
