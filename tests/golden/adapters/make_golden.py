@@ -66,6 +66,15 @@ TOKEN_CASES = {
     "adaption_prompt": (peft.AdaptionPromptConfig, dict(adapter_len=4, adapter_layers=2), 0.8, {}),
     "gpt2_prefix_tuning": (peft.PrefixTuningConfig, dict(num_virtual_tokens=3), 1.0, {}),
     "gpt2_prompt_tuning": (peft.PromptTuningConfig, dict(num_virtual_tokens=3), 0.3, {}),
+    "gpt2_p_tuning_mlp": (peft.PromptEncoderConfig, dict(
+        num_virtual_tokens=3, encoder_hidden_size=12), 0.3, {}),
+    "gpt2_p_tuning_lstm": (peft.PromptEncoderConfig, dict(
+        num_virtual_tokens=4, encoder_hidden_size=6, encoder_num_layers=2,
+        encoder_reparameterization_type="LSTM"), 0.3, {}),
+    "gpt2_multitask": (peft.MultitaskPromptTuningConfig, dict(
+        num_virtual_tokens=3, num_tasks=2, num_ranks=2), 0.7, {}),
+    "gpt2_prefix_projection": (peft.PrefixTuningConfig, dict(
+        num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12), 0.5, {}),
 }
 TASKS = [1, 0]  # of the two sequences
 # What is trained is not what is saved: the run's section that trains it. expected.safetensors then
@@ -77,6 +86,7 @@ TRAINED = {
     "p_tuning_lstm": "{method: p_tuning, num_virtual_tokens: 4, encoder_hidden_size: 6, "
                      "encoder_reparameterization_type: LSTM}",
 }
+TRAINED.update({"gpt2_" + name: section for name, section in TRAINED.items()})
 
 # PEFT knows gpt2's Conv1D modules for these methods alone.
 CONV1D = dict(target_modules=["c_attn", "mlp.c_proj"])
