@@ -235,7 +235,8 @@ Variable Decoder::attend(Tape& tape, const Pass& pass, int index, AttentionInput
     if (hooks->changes_attention()) {
       const ActivityScope activity(Activity::kAdapters);
       output = hooks->after_attention_scores(
-          tape, {input.q, output, input.k_proj, input.v_proj, input.o_proj}, pass.at(index));
+          tape, {input.q, output, input.k_proj, input.v_proj, input.o_proj, input.qkv_proj},
+          pass.at(index));
     }
   }
   return output;

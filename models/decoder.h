@@ -47,13 +47,14 @@ class Decoder : public Model {
       return context;
     }
   };
-  /// Queries, keys and values of a layer, with the linears that hook (4) may use (null where q, k
-  /// and v come from one linear).
+  /// Queries, keys and values of a layer, with the linears that hook (4) may use: k_proj and
+  /// v_proj, or qkv_proj where they come from one.
   struct AttentionInput {
     Variable q, k, v;
     const BaseLinear* k_proj = nullptr;
     const BaseLinear* v_proj = nullptr;
     const BaseLinear* o_proj = nullptr;
+    const BaseLinear* qkv_proj = nullptr;
   };
 
   Decoder(const ModelSource& source, ParameterStore& store, const LoadOptions& options)

@@ -99,6 +99,7 @@ Variable Gpt2::attention_branch(Tape& tape, const Pass& pass, int index,
   parts.k = autograd::slice_columns(tape, fused, hidden, 2 * hidden);
   parts.v = autograd::slice_columns(tape, fused, 2 * hidden, 3 * hidden);
   parts.o_proj = layer.attn_c_proj;
+  parts.qkv_proj = layer.c_attn;
   const Variable attended = attend(tape, pass, index, std::move(parts));
   const Variable output = apply(tape, pass, index, *layer.attn_c_proj, attended);
   return finish_branch(tape, pass, index, {Branch::kAttention, input, output});

@@ -45,6 +45,7 @@ struct AttentionParts {
   const BaseLinear* k_proj = nullptr;
   const BaseLinear* v_proj = nullptr;
   const BaseLinear* o_proj = nullptr;
+  const BaseLinear* qkv_proj = nullptr;  // where q, k and v come from one; k_proj, v_proj are null
 };
 
 enum class Branch { kAttention, kMlp };

@@ -73,6 +73,8 @@ TOKEN_CASES = {
         encoder_reparameterization_type="LSTM"), 0.3, {}),
     "gpt2_multitask": (peft.MultitaskPromptTuningConfig, dict(
         num_virtual_tokens=3, num_tasks=2, num_ranks=2), 0.7, {}),
+    "gpt2_adaption_prompt": (peft.AdaptionPromptConfig, dict(adapter_len=4, adapter_layers=1), 0.8,
+                             {}),
     "gpt2_prefix_projection": (peft.PrefixTuningConfig, dict(
         num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12), 0.5, {}),
 }
