@@ -2,7 +2,9 @@
 // k_proj and v_proj; the rotated queries attend to it with a softmax of its own, never rotated, and
 // what comes out, times a gate that starts at zero, joins the attention's output before o_proj.
 // Where q, k and v come from one linear (gpt2's c_attn) it joins behind the output projection, as
-// PEFT has it there. Source  Zhang et al. 2023, LLaMA-Adapter, arXiv:2303.16199
+// PEFT has it there.
+//
+// Source  Zhang et al. 2023, LLaMA-Adapter, arXiv:2303.16199
 #include <utility>
 
 #include "adapters/adapter_base.h"

@@ -24,8 +24,8 @@ std::array<QuarterRange, 64> make_ranges() {
     const float high = code == 15 ? 1.0f : book.midpoints[code];
     const float width = (high - low) / (is_end ? 3.0f : 4.0f);
     for (size_t quarter = 0; quarter < 4; ++quarter) {
-      const size_t place = code == 0 ? quarter - 1 : quarter;
-      ranges[code * 4 + quarter] = {low + width * static_cast<float>(place), width};
+      const float place = static_cast<float>(quarter) - (code == 0 ? 1.0f : 0.0f);
+      ranges[code * 4 + quarter] = {low + width * place, width};
     }
   }
   ranges.front() = {-1.0f, 0.0f};

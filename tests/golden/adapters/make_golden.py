@@ -64,20 +64,13 @@ TOKEN_CASES = {
     "multitask": (peft.MultitaskPromptTuningConfig, dict(
         num_virtual_tokens=3, num_tasks=2, num_ranks=2), 0.7, {}),
     "adaption_prompt": (peft.AdaptionPromptConfig, dict(adapter_len=4, adapter_layers=2), 0.8, {}),
-    "gpt2_prefix_tuning": (peft.PrefixTuningConfig, dict(num_virtual_tokens=3), 1.0, {}),
-    "gpt2_prompt_tuning": (peft.PromptTuningConfig, dict(num_virtual_tokens=3), 0.3, {}),
-    "gpt2_p_tuning_mlp": (peft.PromptEncoderConfig, dict(
-        num_virtual_tokens=3, encoder_hidden_size=12), 0.3, {}),
-    "gpt2_p_tuning_lstm": (peft.PromptEncoderConfig, dict(
-        num_virtual_tokens=4, encoder_hidden_size=6, encoder_num_layers=2,
-        encoder_reparameterization_type="LSTM"), 0.3, {}),
-    "gpt2_multitask": (peft.MultitaskPromptTuningConfig, dict(
-        num_virtual_tokens=3, num_tasks=2, num_ranks=2), 0.7, {}),
-    "gpt2_adaption_prompt": (peft.AdaptionPromptConfig, dict(adapter_len=4, adapter_layers=1), 0.8,
-                             {}),
-    "gpt2_prefix_projection": (peft.PrefixTuningConfig, dict(
-        num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=12), 0.5, {}),
 }
+# On gpt2 with the same options; their places in the list are the seeds of their values.
+ON_GPT2 = ["prefix_tuning", "prompt_tuning", "p_tuning_mlp", "p_tuning_lstm", "multitask",
+           "adaption_prompt", "prefix_projection"]
+TOKEN_CASES.update({"gpt2_" + name: TOKEN_CASES[name] for name in ON_GPT2})
+TOKEN_CASES["gpt2_adaption_prompt"] = (peft.AdaptionPromptConfig, dict(
+    adapter_len=4, adapter_layers=1), 0.8, {})
 TASKS = [1, 0]  # of the two sequences
 # What is trained is not what is saved: the run's section that trains it. expected.safetensors then
 # has value.<name> and grad.<name> of every trained tensor under our names.
