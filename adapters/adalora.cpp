@@ -196,8 +196,7 @@ Variable AdaLora::on_linear(Tape& tape, const BaseLinear& linear, const Variable
   update.lora_B = id_of(linear, Allocator::kB);
   update.lora_E = id_of(linear, Allocator::kE);
   update.scale = scale();
-  return autograd::low_rank_update(tape, next(x),
-                                   drop(tape, linear, x, context, options_.lora_dropout), update);
+  return next.with_low_rank(x, drop(tape, linear, x, context, options_.lora_dropout), update);
 }
 
 Variable AdaLora::extra_loss(Tape& tape, const models::PassContext& context) {

@@ -164,8 +164,8 @@ class Lora : public LinearAdapter {
   }
   Tensor spread_over_inputs(const BaseLinear& linear, const Tensor& a) const;
   const LoraFactors& start_of(const BaseLinear& linear);
-  Variable low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
-                    std::optional<DType> result) const;
+  Variable low_rank(Tape& tape, const BaseLinear& linear, const Variable& x,
+                    const Variable& dropped, const Next& next, std::optional<DType> result) const;
   Tensor row_norms(const BaseLinear& linear) const;
   /// The value of a factor with what it started from.
   Tensor stacked(ParameterId id, const Tensor* start, bool by_columns) const {
@@ -352,23 +352,24 @@ void Lora::finish_loading() {
   renew_base();
 }
 
-// y + scale * (B A - B0 A0) x
-Variable Lora::low_rank(Tape& tape, const BaseLinear& linear, const Variable& y, const Variable& x,
+// The base on x + scale * (B A - B0 A0) dropped
+Variable Lora::low_rank(Tape& tape, const BaseLinear& linear, const Variable& x,
+                        const Variable& dropped, const Next& next,
                         std::optional<DType> result) const {
   const Derived& derived = derived_of(linear);
   const float scale = scale_of(linear);
   const bool is_relative = derived.start_A != nullptr;
   const autograd::LowRank update{id_of(linear, kA), id_of(linear, kB), scale,
                                  is_relative ? DType::kFloat32 : result};
-  const Variable seen =
-      options_.qalora_group_size == 0
-          ? x
-          : autograd::sum_column_groups(tape, x, options_.qalora_group_size, group_factor(linear));
-  const Variable sum = autograd::low_rank_update(tape, y, seen, update);
+  const Variable seen = options_.qalora_group_size == 0
+                            ? dropped
+                            : autograd::sum_column_groups(tape, dropped, options_.qalora_group_size,
+                                                          group_factor(linear));
+  const Variable sum = next.with_low_rank(x, seen, update);
   if (!is_relative)
     return sum;
   const Variable u =
-      autograd::matmul(tape, x, Variable::constant_view(*derived.start_A), Transpose::kYes);
+      autograd::matmul(tape, dropped, Variable::constant_view(*derived.start_A), Transpose::kYes);
   const Variable start = autograd::matmul(tape, u, Variable::constant_view(*derived.start_B),
                                           Transpose::kYes, DType::kFloat32);
   return autograd::add(tape, sum, autograd::scaled(tape, start, -scale));
@@ -381,9 +382,9 @@ Variable Lora::on_linear(Tape& tape, const BaseLinear& linear, const Variable& x
         tape, next(x), x, {id_of(linear, kA), id_of(linear, kB), scale_of(linear)});
   const Variable seen = drop(tape, linear, x, context, options_.lora_dropout);
   if (!options_.use_dora)
-    return low_rank(tape, linear, next(x), seen, std::nullopt);
+    return low_rank(tape, linear, x, seen, next, std::nullopt);
   const bool drops = context.mode == models::Mode::kTraining && options_.lora_dropout > 0.0;
-  const Variable changed = low_rank(tape, linear, next(seen), seen, DType::kFloat32);
+  const Variable changed = low_rank(tape, linear, seen, seen, next, DType::kFloat32);
   const Variable scaled = scale_to_magnitude(
       tape, changed, {id_of(linear, kMagnitude), row_norms(linear), linear.bias()},
       drops ? DType::kFloat32 : x.dtype());

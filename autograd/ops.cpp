@@ -397,29 +397,34 @@ void low_rank_backward(Tape& tape, const LowRankParts& parts, Tensor& dy) {
     parts.y.give(std::move(dy));
 }
 
-}  // namespace
-
-Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update) {
-  const DType dtype = x.dtype();
+// All but y's side.
+std::shared_ptr<LowRankParts> low_rank_parts(Tape& tape, const Variable& x, const LowRank& update) {
   auto parts = std::make_shared<LowRankParts>();
   parts->update = update;
   parts->x = x;
   parts->a = tape.parameter(update.lora_A);
   parts->b = tape.parameter(update.lora_B);
-  parts->y = y.grad_ref();
   const int64_t rank = parts->a.dim(0);
-  parts->u = Tensor(Shape{x.dim(0), rank}, dtype);
-  kernels::gemm(x.value(), weight_in(tape, update.lora_A, dtype), Transpose::kYes, parts->u,
+  parts->u = Tensor(Shape{x.dim(0), rank}, x.dtype());
+  kernels::gemm(x.value(), weight_in(tape, update.lora_A, x.dtype()), Transpose::kYes, parts->u,
                 Accumulate::kNo);
   if (update.lora_E != kNoParameter) {
     parts->e = tape.parameter(update.lora_E);
-    parts->weighed = Tensor(parts->u.shape(), dtype);
+    parts->weighed = Tensor(parts->u.shape(), x.dtype());
     multiply_into(parts->u, parts->e.value().reshaped({rank}),
                   {parts->weighed.view(), Accumulate::kNo});
   }
-  const TensorView b_value = weight_in(tape, update.lora_B, dtype);
+  return parts;
+}
+
+}  // namespace
+
+Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update) {
+  const auto parts = low_rank_parts(tape, x, update);
+  parts->y = y.grad_ref();
+  const DType result = update.result.value_or(x.dtype());
+  const TensorView b_value = weight_in(tape, update.lora_B, x.dtype());
   Variable output;
-  const DType result = update.result.value_or(dtype);
   if (y.dtype() == result) {
     kernels::gemm(parts->into_b(), b_value, Transpose::kYes, y.value(), Accumulate::kYes,
                   update.scale);
@@ -429,6 +434,18 @@ Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const
     kernels::gemm_onto(y.value(), parts->into_b(), b_value, sum, update.scale);
     output = tape.result(std::move(sum), {y, x, parts->a, parts->b}, result);
   }
+  tape.record(output, [&tape, parts](Tensor& dy) { low_rank_backward(tape, *parts, dy); });
+  return output;
+}
+
+Variable low_rank_update(Tape& tape, const UnmadeProduct& product, const Variable& x,
+                         const LowRank& update) {
+  const auto parts = low_rank_parts(tape, x, update);
+  parts->y = product.y.grad_ref();
+  const DType result = update.result.value_or(x.dtype());
+  Tensor sum(product.shape, result);
+  product.make({parts->into_b(), weight_in(tape, update.lora_B, x.dtype()), update.scale}, sum);
+  const Variable output = tape.result(std::move(sum), {product.y, x, parts->a, parts->b}, result);
   tape.record(output, [&tape, parts](Tensor& dy) { low_rank_backward(tape, *parts, dy); });
   return output;
 }

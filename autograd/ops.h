@@ -88,6 +88,18 @@ struct LowRank {
 };
 Variable low_rank_update(Tape& tape, const Variable& y, const Variable& x, const LowRank& update);
 
+/// A product y that makes itself together with a second term, so that nothing of it is written and
+/// read in between.
+struct UnmadeProduct {
+  Variable y;  // Tape::unmade: where its gradient goes
+  Shape shape;
+  /// sum = y + term, rounded once.
+  std::function<void(const kernels::LowRankTerm& term, const TensorView& sum)> make;
+};
+/// As above, of a y that is not there yet.
+Variable low_rank_update(Tape& tape, const UnmadeProduct& product, const Variable& x,
+                         const LowRank& update);
+
 /// y as it is, where y = x W^T and W holds Q(W0 + scale * B A) already: the way back to A and B
 /// takes Q for the identity (straight-through), and that to x is the product's own. `result` is not
 /// used.

@@ -97,13 +97,20 @@ bool Tape::needs_grad(std::initializer_list<Variable> inputs) const {
   return false;
 }
 
-Variable Tape::result(Tensor value, std::initializer_list<Variable> inputs, DType grad_dtype) {
-  Variable output = Variable::constant(std::move(value));
+Variable Tape::unmade(const Shape& shape, std::initializer_list<Variable> inputs,
+                      DType grad_dtype) {
+  Variable output;
   if (needs_grad(inputs)) {
     output.grad_.state_ = std::make_shared<GradRef::State>();
-    output.grad_.state_->shape = output.shape();
+    output.grad_.state_->shape = shape;
     output.grad_.state_->dtype = grad_dtype;
   }
+  return output;
+}
+
+Variable Tape::result(Tensor value, std::initializer_list<Variable> inputs, DType grad_dtype) {
+  Variable output = unmade(value.shape(), inputs, grad_dtype);
+  output.value_ = Variable::constant(std::move(value)).value_;
   return output;
 }
 

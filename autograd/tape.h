@@ -121,6 +121,9 @@ class Tape {
   /// dtype its gradient is summed in.
   Variable result(Tensor value, std::initializer_list<Variable> inputs,
                   DType grad_dtype = DType::kFloat32);
+  /// The gradient side of a result that is never made: another operation computes more from the
+  /// same inputs at once, and hands back the gradient of this. It has no value.
+  Variable unmade(const Shape& shape, std::initializer_list<Variable> inputs, DType grad_dtype);
   /// The result of an operation that changed the buffer of `changed` in place. Only for buffers
   /// that no record saved: results of products, which their own backward does not need.
   Variable result_in_place(const Variable& changed, std::initializer_list<Variable> inputs);

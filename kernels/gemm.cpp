@@ -183,8 +183,8 @@ void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, co
     return gemm_onto(y, to_float32(a), to_float32(b), out, scale);
   if (m <= kFewRows)
     return few_rows_product({a, Transpose::kYes, b, nullptr, out, Accumulate::kNo, scale, y});
-  if (is_thin(a))
-    return thin_onto(y, a, b, out, scale);
+  if (a.dtype() == DType::kBFloat16 && k <= kThin && has_thin())
+    return thin_onto(y, {a, b, scale}, out);
   ProductSpec spec = whole_product(a, b, Transpose::kYes, out);
   spec.output_dtype = DType::kFloat32;
   spec.accumulate = Accumulate::kYes;
@@ -288,6 +288,10 @@ void gemm_over_tokens(const TensorView& dy, const TensorView& x, const TensorVie
   const PurposeScope purpose(Purpose::kProducts);
   if (dy.dtype() == DType::kBFloat16 && !has_fast_bfloat16())
     return gemm_over_tokens(to_float32(dy), to_float32(x), out, accumulate, scale);
+
+  if (dy.dtype() == DType::kBFloat16 && std::min(n, k) <= kThin && has_thin())
+    return k < n ? thin_over_tokens(x, dy, out, Transpose::kYes, accumulate, scale)
+                 : thin_over_tokens(dy, x, out, Transpose::kNo, accumulate, scale);
 
   ProductSpec whole;
   whole.input_dtype = dy.dtype();

@@ -45,6 +45,22 @@ void gemm_by_panels(const TensorView& a, const BlockSource& b, Transpose transpo
 void gemm_onto(const TensorView& y, const TensorView& a, const TensorView& b, const TensorView& out,
                float scale = 1.0f);
 
+/// A second term of a product: scale * u [M,R] b [N,R]^T.
+struct LowRankTerm {
+  TensorView u, b;
+  float scale = 1.0f;
+};
+/// c [M,N] = a [M,K] b [N,K]^T + term, added in f32 and rounded once. In bf16, many rows of a and R
+/// up to 64 take the sums of a block to the second term while the core's cache has them: they are
+/// written once and rounded, where gemm and gemm_onto write and read them in f32.
+/// Dtypes  a, b and term's factors the same, f32 or bf16; c f32 or bf16
+/// Exact   as gemm
+void gemm_with_low_rank(const TensorView& a, const TensorView& b, const LowRankTerm& term,
+                        const TensorView& c);
+/// The same where b is made block by block, as in gemm_by_panels.
+void gemm_by_panels_with_low_rank(const TensorView& a, const BlockSource& b,
+                                  const LowRankTerm& term, const TensorView& c);
+
 /// out [N,K] (+)= scale * dy [T,N]^T * x [T,K], summed over tokens in fixed chunks of 512 tokens,
 /// each one single-threaded product, added in order (DESIGN section 8.1).
 /// Dtypes  dy and x the same, f32 or bf16; out f32

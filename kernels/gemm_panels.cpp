@@ -54,6 +54,33 @@ void gemm_in_float32(const TensorView& a, const BlockSource& b, Transpose transp
 }
 }  // namespace
 
+void for_panels(const TensorView& a, const BlockSource& b, Transpose transpose_b,
+                const TensorView& c, const PanelProduct& multiply) {
+  const int64_t n = c.dim(1), k = a.dim(1), value_bytes = size_of(a.dtype());
+  const int64_t columns = panel_columns(n, k, value_bytes);
+  const PurposeScope purpose(Purpose::kDequantised);
+  // One size for all matrices of several panels: the pool hands the same buffer out again.
+  const int64_t used = columns * k * value_bytes;
+  const Tensor memory(Shape{columns < n ? std::max(used, kPanelBytes) : used}, DType::kUInt8);
+  for (int64_t begin = 0; begin < n; begin += columns) {
+    ProductSpec spec;
+    spec.m = c.dim(0);
+    spec.n = std::min(columns, n - begin);
+    spec.k = k;
+    spec.a_row_stride = k;
+    spec.b_row_stride = transpose_b == Transpose::kYes ? 1 : spec.n;
+    spec.b_column_stride = transpose_b == Transpose::kYes ? k : 1;
+    spec.c_row_stride = n;
+    spec.input_dtype = a.dtype();
+    spec.output_dtype = c.dtype();
+    const Shape shape = transpose_b == Transpose::kYes ? Shape{spec.n, k} : Shape{k, spec.n};
+    const Block block =
+        transpose_b == Transpose::kYes ? Block{begin, spec.n, 0, k} : Block{0, k, begin, spec.n};
+    decode_panel(b, block, TensorView(memory.view().raw(), a.dtype(), shape));
+    multiply(spec, memory.view().raw(), begin);
+  }
+}
+
 void gemm_by_panels(const TensorView& a, const BlockSource& b, Transpose transpose_b,
                     const TensorView& c, Accumulate accumulate) {
   if (c.shape().ndim() != 2 || a.shape().ndim() != 2)
@@ -70,32 +97,11 @@ void gemm_by_panels(const TensorView& a, const BlockSource& b, Transpose transpo
   const bool mixed = a.dtype() == DType::kFloat32 && c.dtype() == DType::kBFloat16;
   if (mixed || (a.dtype() == DType::kBFloat16 && !has_fast_bfloat16()))
     return gemm_in_float32(a, b, transpose_b, c, accumulate);
-
-  const int64_t value_bytes = size_of(a.dtype());
-  const int64_t columns = panel_columns(n, k, value_bytes);
-  const PurposeScope purpose(Purpose::kDequantised);
-  // One size for all matrices of several panels: the pool hands the same buffer out again.
-  const int64_t used = columns * k * value_bytes;
-  const Tensor memory(Shape{columns < n ? std::max(used, kPanelBytes) : used}, DType::kUInt8);
-  for (int64_t begin = 0; begin < n; begin += columns) {
-    ProductSpec spec;
-    spec.m = m;
-    spec.n = std::min(columns, n - begin);
-    spec.k = k;
-    spec.a_row_stride = k;
-    spec.b_row_stride = transpose_b == Transpose::kYes ? 1 : spec.n;
-    spec.b_column_stride = transpose_b == Transpose::kYes ? k : 1;
-    spec.c_row_stride = n;
-    spec.input_dtype = a.dtype();
-    spec.output_dtype = c.dtype();
+  for_panels(a, b, transpose_b, c, [&](ProductSpec spec, const void* panel, int64_t first_column) {
     spec.accumulate = accumulate;
-    const Shape shape = transpose_b == Transpose::kYes ? Shape{spec.n, k} : Shape{k, spec.n};
-    const Block block =
-        transpose_b == Transpose::kYes ? Block{begin, spec.n, 0, k} : Block{0, k, begin, spec.n};
-    decode_panel(b, block, TensorView(memory.view().raw(), a.dtype(), shape));
-    run_blocks(spec, a.raw(), memory.view().raw(),
-               static_cast<std::byte*>(c.raw()) + begin * size_of(c.dtype()));
-  }
+    run_blocks(spec, a.raw(), panel,
+               static_cast<std::byte*>(c.raw()) + first_column * size_of(c.dtype()));
+  });
 }
 
 }  // namespace shardtune::kernels

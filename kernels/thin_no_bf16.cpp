@@ -3,6 +3,6 @@
 
 namespace shardtune::kernels::thin {
 
-Function machine_function() { return nullptr; }
+const Functions* machine_functions() { return nullptr; }
 
 }  // namespace shardtune::kernels::thin

@@ -1,5 +1,6 @@
 #include "models/base_linear.h"
 
+#include "autograd/ops.h"
 #include "core/activity.h"
 #include "kernels/elementwise.h"
 
@@ -23,11 +24,34 @@ Variable BaseLinear::forward(Tape& tape, const Variable& x, DType dtype) const {
   const Variable weight = is_trained() ? tape.parameter(trained_weight_) : Variable();
   const Variable bias = bias_ != kNoParameter ? tape.trained(bias_) : Variable();
   Variable output = tape.result(std::move(y), {x, weight, bias}, x.dtype());
+  tape.record(output, [this, way = way_back(x, weight, bias)](Tensor& dy) { go_back(dy, way); });
+  return output;
+}
+
+Variable BaseLinear::forward_with_low_rank(Tape& tape, const Variable& x, const Variable& seen,
+                                           const autograd::LowRank& update) const {
+  if (in_int8() || bias_ != kNoParameter || is_trained() || seen.dtype() != x.dtype())
+    return autograd::low_rank_update(tape, forward(tape, x, DType::kFloat32), seen, update);
+  autograd::UnmadeProduct product;
+  product.shape = Shape{x.dim(0), out_features()};
+  product.y = tape.unmade(product.shape, {x}, x.dtype());
+  product.make = [&](const kernels::LowRankTerm& term, const TensorView& sum) {
+    const ActivityScope activity(Activity::kLinears);
+    weight_->matmul_with_low_rank(x.value(), term, sum);
+  };
+  {
+    const ActivityScope activity(Activity::kLinears);
+    tape.record(product.y, [this, way = way_back(x, {}, {})](Tensor& dy) { go_back(dy, way); });
+  }
+  return autograd::low_rank_update(tape, product, seen, update);
+}
+
+BaseLinear::WayBack BaseLinear::way_back(const Variable& x, const Variable& weight,
+                                         const Variable& bias) const {
   WayBack way{x.dtype(), x.grad_ref(), weight.grad_ref(), bias.grad_ref(), {}};
   if (is_trained())
     way.saved_x = x;
-  tape.record(output, [this, way = std::move(way)](Tensor& dy) { go_back(dy, way); });
-  return output;
+  return way;
 }
 
 void BaseLinear::go_back(Tensor& dy, const WayBack& way) const {

@@ -43,6 +43,10 @@ class BaseLinear {
   /// y [T,out] = x [T,in] W^T + b, in `dtype`: x's own, or f32 when more is to be added before the
   /// sum is rounded. The unit must be leased.
   Variable forward(Tape& tape, const Variable& x, DType dtype) const;
+  /// forward(x) plus a low-rank update of `seen`, in one pass where the weight has one (a bias and
+  /// products in int8 have none).
+  Variable forward_with_low_rank(Tape& tape, const Variable& x, const Variable& seen,
+                                 const autograd::LowRank& update) const;
   /// W dequantised, rows [begin, end) in f32.
   void dequantize_rows(int64_t begin, int64_t end, const TensorView& out) const {
     weight_->dequantize_rows(begin, end, out);
@@ -56,6 +60,7 @@ class BaseLinear {
     autograd::GradRef x, weight, bias;
     Variable saved_x;
   };
+  WayBack way_back(const Variable& x, const Variable& weight, const Variable& bias) const;
   void go_back(Tensor& dy, const WayBack& way) const;
 
   std::string path_;

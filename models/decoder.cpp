@@ -247,16 +247,21 @@ Variable Decoder::apply(Tape& tape, const Pass& pass, int layer, const BaseLinea
   const PassContext context = pass.at(layer);
   const bool wrapped = std::ranges::any_of(
       pass.options.hooks, [&](const Hooks* hooks) { return hooks->wraps(linear); });
-  Hooks::Next next = [&](const Variable& input) {
-    return linear.forward(tape, input, wrapped ? DType::kFloat32 : input.dtype());
-  };
+  Hooks::Next next(
+      [&](const Variable& input) {
+        return linear.forward(tape, input, wrapped ? DType::kFloat32 : input.dtype());
+      },
+      [&](const Variable& input, const Variable& seen, const autograd::LowRank& update) {
+        return linear.forward_with_low_rank(tape, input, seen, update);
+      });
   for (auto hooks = pass.options.hooks.rbegin(); hooks != pass.options.hooks.rend(); ++hooks) {
     if (!(*hooks)->wraps(linear))
       continue;
-    next = [&tape, &linear, &context, hooks = *hooks, inner = next](const Variable& input) {
-      const ActivityScope activity(Activity::kAdapters);
-      return hooks->on_linear(tape, linear, input, context, inner);
-    };
+    next = Hooks::Next(
+        tape, [&tape, &linear, &context, hooks = *hooks, inner = next](const Variable& input) {
+          const ActivityScope activity(Activity::kAdapters);
+          return hooks->on_linear(tape, linear, input, context, inner);
+        });
   }
   return autograd::cast(tape, next(x), compute_dtype());
 }

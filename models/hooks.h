@@ -8,10 +8,15 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "autograd/tape.h"
 #include "core/token_batch.h"
+
+namespace shardtune::autograd {
+struct LowRank;
+}
 
 namespace shardtune::models {
 
@@ -90,7 +95,27 @@ class Hooks {
   /// (1) Replaces a linear: x [T,in] -> y [T,out]. `next` runs the linear as it is without this
   /// hook (the base, or an inner hook); the base comes in f32, so that what a hook adds is not lost
   /// in rounding. The model rounds what is returned to the compute dtype.
-  using Next = std::function<Variable(const Variable& x)>;
+  class Next {
+   public:
+    using Call = std::function<Variable(const Variable& x)>;
+    using CallWithLowRank = std::function<Variable(const Variable& x, const Variable& seen,
+                                                   const autograd::LowRank& update)>;
+    Next(Call call, CallWithLowRank with_low_rank)
+        : call_(std::move(call)), with_low_rank_(std::move(with_low_rank)) {}
+    /// Adds a low-rank update to what `call` returns.
+    Next(Tape& tape, Call call);
+    Variable operator()(const Variable& x) const { return call_(x); }
+    /// The linear on x plus a low-rank update of `seen` (autograd::low_rank_update), made by the
+    /// base in one pass.
+    Variable with_low_rank(const Variable& x, const Variable& seen,
+                           const autograd::LowRank& update) const {
+      return with_low_rank_(x, seen, update);
+    }
+
+   private:
+    Call call_;
+    CallWithLowRank with_low_rank_;
+  };
   virtual Variable on_linear(Tape& tape, const BaseLinear& linear, const Variable& x,
                              const PassContext& context, const Next& next) {
     return next(x);

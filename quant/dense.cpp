@@ -49,6 +49,8 @@ class DenseWeight final : public FrozenWeight {
   void load(const RowSource& rows, LoadBuffers& buffers) override;
   void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
                    Accumulate accumulate) const override;
+  void matmul_with_low_rank(const TensorView& x, const kernels::LowRankTerm& term,
+                            const TensorView& y) const override;
   void matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,
                               const TensorView& dx, Accumulate accumulate) const override;
   void rows(std::span<const int32_t> ids, const TensorView& out) const override;
@@ -100,6 +102,14 @@ void DenseWeight::matmul_rows(const TensorView& x, int64_t begin, int64_t end, c
   if (x.dim(0) == 0)
     return;
   kernels::gemm(x, factor().rows(begin, end), kernels::Transpose::kYes, y, accumulate);
+}
+
+void DenseWeight::matmul_with_low_rank(const TensorView& x, const kernels::LowRankTerm& term,
+                                       const TensorView& y) const {
+  check_matrix(*this, "x", x, -1, in_features());
+  check_matrix(*this, "y", y, x.dim(0), out_features());
+  if (x.dim(0) > 0)
+    kernels::gemm_with_low_rank(x, factor(), term, y);
 }
 
 void DenseWeight::matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,

@@ -80,6 +80,9 @@ class FrozenWeight {
   void matmul(const TensorView& x, const TensorView& y, Accumulate accumulate) const {
     matmul_rows(x, 0, out_features_, y, accumulate);
   }
+  /// y [T,out] = x W^T + term, added in f32 and rounded once.
+  virtual void matmul_with_low_rank(const TensorView& x, const kernels::LowRankTerm& term,
+                                    const TensorView& y) const = 0;
   /// dx [T,in] (+)= dy [T,out] W. Makes no dense copy of the weight.
   void matmul_transposed(const TensorView& dy, const TensorView& dx, Accumulate accumulate) const {
     matmul_rows_transposed(dy, 0, out_features_, dx, accumulate);

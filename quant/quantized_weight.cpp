@@ -13,6 +13,13 @@ void QuantizedWeight::matmul_rows(const TensorView& x, int64_t begin, int64_t en
   kernels::gemm_by_panels(x, decoder(begin), kernels::Transpose::kYes, y, accumulate);
 }
 
+void QuantizedWeight::matmul_with_low_rank(const TensorView& x, const kernels::LowRankTerm& term,
+                                           const TensorView& y) const {
+  check_matrix(*this, "x", x, -1, in_features());
+  check_matrix(*this, "y", y, x.dim(0), out_features());
+  kernels::gemm_by_panels_with_low_rank(x, decoder(0), term, y);
+}
+
 void QuantizedWeight::matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,
                                              const TensorView& dx, Accumulate accumulate) const {
   check_row_range(*this, begin, end);

@@ -10,6 +10,8 @@ class QuantizedWeight : public FrozenWeight {
  public:
   void matmul_rows(const TensorView& x, int64_t begin, int64_t end, const TensorView& y,
                    Accumulate accumulate) const final;
+  void matmul_with_low_rank(const TensorView& x, const kernels::LowRankTerm& term,
+                            const TensorView& y) const final;
   void matmul_rows_transposed(const TensorView& dy, int64_t begin, int64_t end,
                               const TensorView& dx, Accumulate accumulate) const final;
   void rows(std::span<const int32_t> ids, const TensorView& out) const final;

@@ -47,6 +47,30 @@ BENCHMARK(gemm_onto_bench)
     ->ArgNames({"M", "N", "K"})
     ->ArgsProduct({{2048}, {192, 576, 1536}, {16}});
 
+// A LoRA linear forward: in one pass, and as a product in f32 with gemm_onto after it.
+void gemm_with_low_rank_bench(benchmark::State& state) {
+  const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
+  const bool one_pass = state.range(3) != 0;
+  const Tensor a = filled({m, k}, DType::kBFloat16, 1), b = filled({n, k}, DType::kBFloat16, 2);
+  const Tensor u = filled({m, 16}, DType::kBFloat16, 3), low = filled({n, 16}, DType::kBFloat16, 4);
+  const Tensor y(Shape{m, n}, DType::kFloat32), c(Shape{m, n}, DType::kBFloat16);
+  for (auto _ : state) {
+    if (one_pass) {
+      gemm_with_low_rank(a, b, {u, low, 1.0f}, c);
+    } else {
+      gemm(a, b, Transpose::kYes, y, Accumulate::kNo);
+      gemm_onto(y, u, low, c);
+    }
+  }
+  count_flops(state, 2.0 * static_cast<double>(m * n * (k + 16)));
+}
+BENCHMARK(gemm_with_low_rank_bench)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgNames({"M", "N", "K", "one_pass"})
+    ->ArgsProduct({{2048}, {192, 576, 1536}, {576}, {0, 1}})
+    ->ArgsProduct({{2048}, {576}, {1536}, {0, 1}});
+
 void gemm_accumulate_bench(benchmark::State& state) {
   const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
   const Tensor a = filled({m, k}, DType::kBFloat16, 2), b = filled({k, n}, DType::kBFloat16, 3);

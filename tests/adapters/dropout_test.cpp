@@ -37,10 +37,10 @@ class Watch : public models::Hooks {
                      const models::PassContext& context, const Next& next) override {
     models::PassContext at_rest = context;
     at_rest.mode = models::Mode::kInference;
-    const Next watched = [&](const Variable& given) {
+    const Next watched(tape, [&](const Variable& given) {
       seen[linear.path()].rotated = copy(given);
       return next(given);
-    };
+    });
     Seen& values = seen[linear.path()];
     values.input = copy(x);
     values.base = copy(next(x));

@@ -101,6 +101,24 @@ TEST_F(OpsTest, LowRankUpdateGoesBackToEverything) {
   });
 }
 
+TEST_F(OpsTest, LowRankUpdateOfAProductInOnePassGoesBackToEverything) {
+  const LowRank update{trainable("lora_A", {2, 5}, 11), trainable("lora_B", {6, 2}, 12), 0.7f};
+  const Tensor base = random_tensor({6, 5}, 13);
+  check({{4, 5}}, [&](Tape& tape, const auto& x) {
+    UnmadeProduct product;
+    product.shape = Shape{4, 6};
+    product.y = tape.unmade(product.shape, {x[0]}, DType::kFloat32);
+    product.make = [&](const kernels::LowRankTerm& term, const TensorView& sum) {
+      kernels::gemm_with_low_rank(x[0].value(), base, term, sum);
+    };
+    tape.record(product.y, [&base, x = x[0].grad_ref()](Tensor& dy) {
+      const GradSlot slot = x.slot();
+      kernels::gemm(dy, base, kernels::Transpose::kNo, slot.grad, slot.accumulate);
+    });
+    return low_rank_update(tape, product, x[0], update);
+  });
+}
+
 TEST_F(OpsTest, LowRankUpdateGoesBackToItsSingularValues) {
   const ParameterId base = trainable("base", {6, 5}, 10);
   LowRank update{trainable("lora_A", {2, 5}, 11), trainable("lora_B", {6, 2}, 12), 0.7f};

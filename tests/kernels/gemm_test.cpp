@@ -179,6 +179,65 @@ TEST(GemmOnto, SameBitsAtAnyThreadCount) {
       "gemm_onto");
 }
 
+void check_with_low_rank(const Case& c, int64_t rank, DType input, DType output) {
+  const Tensor a = random_tensor({c.m, c.k}, input, 1), b = random_tensor({c.n, c.k}, input, 2);
+  const Tensor u = random_tensor({c.m, rank}, input, 3), v = random_tensor({c.n, rank}, input, 4);
+  const Tensor found(Shape{c.m, c.n}, output), by_panels(Shape{c.m, c.n}, output);
+  const Tensor expected(found.shape(), DType::kFloat32), magnitude(found.shape(), DType::kFloat32);
+  gemm_with_low_rank(a, b, {u, v, 0.75f}, found);
+  gemm_by_panels_with_low_rank(a, blocks_of(b), {u, v, 0.75f}, by_panels);
+  gemm_reference(a, b, Transpose::kYes, expected, Accumulate::kNo, 1.0f);
+  gemm_reference(u, v, Transpose::kYes, expected, Accumulate::kYes, 0.75f);
+  gemm_reference(absolute(a), absolute(b), Transpose::kYes, magnitude, Accumulate::kNo, 1.0f);
+  gemm_reference(absolute(u), absolute(v), Transpose::kYes, magnitude, Accumulate::kYes, 0.75f);
+  const double factor = static_cast<double>(c.k + rank + 4) * kRoundoffF32;  // as for gemm
+  for (const Tensor* const one : {&found, &by_panels})
+    expect_within(
+        *one, expected,
+        [&](int64_t i, double e) {
+          return factor * magnitude.data<float>()[i] + 1.01 * roundoff(output) * std::abs(e) +
+                 1e-37;
+        },
+        describe(c, Transpose::kYes, input, output, Accumulate::kNo) + " rank " +
+            std::to_string(rank));
+}
+
+// Ranks on both sides of the widest that one pass takes; the last case is more than one panel.
+TEST(GemmWithLowRank, EqualsTheReferenceOnOddShapesAndAllDtypes) {
+  for (const Case& c : kCases)
+    for (const int64_t rank : {1, 16, 64, 65})
+      for (const DType input : {DType::kFloat32, DType::kBFloat16})
+        for (const DType output : {DType::kFloat32, DType::kBFloat16})
+          check_with_low_rank(c, rank, input, output);
+  check_with_low_rank({70, 900, 3000}, 7, DType::kBFloat16, DType::kBFloat16);
+}
+
+TEST(GemmWithLowRank, SameBitsAtAnyThreadCount) {
+  for (const Case& c : {Case{300, 1700, 65}, Case{2048, 192, 576}, Case{100, 576, 33}}) {
+    const Tensor a = random_tensor({c.m, c.k}, DType::kBFloat16, 1);
+    const Tensor b = random_tensor({c.n, c.k}, DType::kBFloat16, 2);
+    const Tensor u = random_tensor({c.m, 16}, DType::kBFloat16, 3);
+    const Tensor v = random_tensor({c.n, 16}, DType::kBFloat16, 4);
+    expect_same_bits_at_any_thread_count(
+        [&] {
+          std::vector<Tensor> outputs;
+          outputs.emplace_back(Shape{c.m, c.n}, DType::kBFloat16);
+          gemm_with_low_rank(a, b, {u, v, 0.5f}, outputs[0]);
+          return outputs;
+        },
+        "gemm_with_low_rank");
+  }
+}
+
+TEST(GemmWithLowRank, RefusesFactorsThatDoNotFit) {
+  const Tensor a(Shape{70, 8}, DType::kBFloat16), b(Shape{32, 8}, DType::kBFloat16);
+  const Tensor u(Shape{70, 4}, DType::kBFloat16), v(Shape{31, 4}, DType::kBFloat16);
+  const Tensor c(Shape{70, 32}, DType::kBFloat16);
+  EXPECT_THROW(gemm_with_low_rank(a, b, {u, v, 1.0f}, c), ArgumentError);
+  EXPECT_THROW(gemm_with_low_rank(a, b, {a, b, 1.0f}, Tensor(Shape{70, 31}, DType::kBFloat16)),
+               ArgumentError);
+}
+
 TEST(Gemm, EmptyExtentsWriteZerosOrNothing) {
   const Tensor c = random_tensor({2, 3}, DType::kFloat32, 1);
   const Tensor before = c.clone();
@@ -307,8 +366,9 @@ TEST(Gemm, LeavesTheThreadCountAsItWas) {
   EXPECT_EQ(num_threads(), 3);
 }
 
-const std::vector<Case> kTokenCases = {{1, 1, 1},     {17, 217, 256}, {513, 16, 576}, {1100, 3, 65},
-                                       {512, 64, 16}, {70, 600, 300}, {1100, 300, 16}};
+const std::vector<Case> kTokenCases = {{1, 1, 1},       {17, 217, 256}, {513, 16, 576},
+                                       {1100, 3, 65},   {512, 64, 16},  {70, 600, 300},
+                                       {1100, 300, 16}, {33, 20, 90}};
 
 TEST(GemmOverTokens, EqualsTheReference) {
   for (const Case& c : kTokenCases) {  // m tokens

@@ -69,6 +69,18 @@ TEST_P(FrozenWeightFormats, ProductsAreThoseOfTheDecodedWeight) {
   }
 }
 
+TEST_P(FrozenWeightFormats, ASecondTermIsAddedToTheProductOfTheDecodedWeight) {
+  const Tensor x = input(extents().in), u = input(8);
+  const Tensor dense = loaded_.dense(compute());
+  const Tensor factor =
+      tensor_of(normal_values(extents().out * 8, 1.0f, 78), {extents().out, 8}, compute());
+  const Tensor y({extents().tokens, extents().out}, compute());
+  const Tensor y_expected({extents().tokens, extents().out}, compute());
+  weight().matmul_with_low_rank(x, {u, factor, 0.5f}, y);
+  kernels::gemm_with_low_rank(x, dense, {u, factor, 0.5f}, y_expected);
+  EXPECT_TRUE(same_bytes(y, y_expected));
+}
+
 TEST_P(FrozenWeightFormats, RowRangesAreProductsOfThoseRows) {
   const int64_t begin = extents().out / 3;
   const int64_t end = extents().out - extents().out / 4;
