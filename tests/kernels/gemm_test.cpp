@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "kernels/reference.h"
@@ -365,6 +367,35 @@ TEST(Gemm, LeavesTheThreadCountAsItWas) {
   gemm(a, a, Transpose::kYes, Tensor(Shape{4, 4}, DType::kFloat32), Accumulate::kNo);
   EXPECT_EQ(num_threads(), 3);
 }
+
+#ifndef __SANITIZE_ADDRESS__
+int64_t resident_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    int64_t kib = 0;
+    if (word == "VmRSS:" && status >> kib)
+      return kib;
+  }
+  return 0;
+}
+
+// Each length has code of its own, in f32 some 85 KiB: all of them would hold 50 MiB.
+TEST(Gemm, ProductsOfManyLengthsHoldLittleMemory) {
+  constexpr int64_t kFirst = 300, kLengths = 600;  // more rows than few_rows takes
+  const Tensor a = random_tensor({kFirst + kLengths, 72}, DType::kFloat32, 1);
+  const Tensor b = random_tensor({72, 72}, DType::kFloat32, 2);
+  const Tensor c(Shape{72, 72}, DType::kFloat32);
+  const auto run = [&](int64_t tokens) {
+    gemm_over_tokens(a.view().rows(0, tokens), a.view().rows(0, tokens), c, Accumulate::kNo);
+  };
+  for (int64_t i = 0; i < 20; ++i)
+    run(kFirst - i);
+  const int64_t before = resident_kib();
+  for (int64_t i = 0; i < kLengths; ++i)
+    run(kFirst + i);
+  EXPECT_LT(resident_kib() - before, 20 << 10);
+}
+#endif
 
 const std::vector<Case> kTokenCases = {{1, 1, 1},       {17, 217, 256}, {513, 16, 576},
                                        {1100, 3, 65},   {512, 64, 16},  {70, 600, 300},
