@@ -70,6 +70,10 @@ constexpr int64_t kAlignment = 64;
 // allocated again and again, aligned blocks make glibc's heap grow (its bug 14581, until 2.38).
 constexpr int64_t kOwnPages = 1 << 16;
 constexpr int64_t kPageBytes = 4096;
+// Address space after such a buffer. Sizes are multiples of large powers of two (size_class):
+// without it buffers of one size, which loops walk side by side, would meet in the same sets of the
+// caches and the same banks of memory.
+constexpr int64_t kGapBytes = 17 * kPageBytes;
 // Every so many bytes of growth, and every so many buffers, pages between the heap's blocks go back
 // too: oneDNN allocates scratch of its own there, aligned, whose holes would add up: by 1.4 MiB a
 // layer of the 1.1B shape (2026-11-24). A trim takes about a millisecond, the buffers those of some
@@ -82,7 +86,7 @@ void* system_allocate(int64_t size) {
     return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
   // A dry run may ask for more than the machine has; it touches nothing.
   const int reserve = DryRun::current() != nullptr ? MAP_NORESERVE : 0;
-  void* const pointer = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
+  void* const pointer = mmap(nullptr, static_cast<size_t>(size + kGapBytes), PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | reserve, -1, 0);
   return pointer == MAP_FAILED ? nullptr : pointer;
 }
@@ -91,7 +95,7 @@ void system_free(void* pointer, int64_t size) noexcept {
   if (size < kOwnPages)
     std::free(pointer);
   else
-    munmap(pointer, static_cast<size_t>(size));
+    munmap(pointer, static_cast<size_t>(size + kGapBytes));
 }
 
 // Size classes an eighth apart, so that micro-batches of nearly equal length share buffers.

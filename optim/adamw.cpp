@@ -1,7 +1,9 @@
 #include "optim/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/checked.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
 #include "optim/adamw_update.h"
@@ -10,6 +12,8 @@ namespace shardtune::optim {
 
 namespace {
 constexpr int64_t kGrain = 1 << 14;
+constexpr int64_t kLine =
+    16;  // values of a cache line: where threads part, so that no vector is cut
 
 AdamWScalars scalars_of(const AdamWOptions& options, const OptimizerSegment& segment,
                         int64_t step) {
@@ -66,9 +70,10 @@ void AdamW::step(std::span<const OptimizerSegment> segments, int64_t step) const
   for (const OptimizerSegment& segment : segments) {
     check_segment(segment, step);
     const AdamWScalars scalars = scalars_of(options_, segment, step);
-    parallel_for(
-        static_cast<int64_t>(segment.parameter.size()), kGrain,
-        [&](int64_t begin, int64_t end) { adamw_update(scalars, spans_of(segment, begin, end)); });
+    const auto count = static_cast<int64_t>(segment.parameter.size());
+    parallel_for(ceil_div(count, kLine), kGrain / kLine, [&](int64_t begin, int64_t end) {
+      adamw_update(scalars, spans_of(segment, begin * kLine, std::min(count, end * kLine)));
+    });
   }
 }
 

@@ -29,7 +29,8 @@ BENCHMARK(adamw_bench)
     ->Unit(benchmark::kMillisecond)
     ->ArgName("N")
     ->Arg(4884480)
-    ->Arg(1 << 26);
+    ->Arg(1 << 26)
+    ->Arg(67000003);
 
 }  // namespace
 }  // namespace shardtune::optim
