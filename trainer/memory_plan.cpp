@@ -22,9 +22,10 @@ constexpr int64_t kSlabBytes = int64_t{4} << 20;
 // Headers, state.json and manifest of a checkpoint: what checkpoint.cpp asks to be free.
 constexpr int64_t kCheckpointExtraBytes = int64_t{1} << 20;
 // Measured (docs/memory.md says how): what comes after the plan of a process (stacks of threads,
-// products compiled for other lengths, text of a checkpoint), OpenMPI 4.1 at its start, and the
-// memory for each peer of a host, shared or MPI's (bench/parallel/transport_memory.cpp).
+// text of a checkpoint), products of other lengths, OpenMPI 4.1 at its start, and the memory for
+// each peer of a host, shared or MPI's (bench/parallel/transport_memory.cpp).
 constexpr int64_t kLaterBytes = int64_t{8} << 20;
+constexpr int64_t kOtherLengthsBytes = int64_t{3} << 20;
 constexpr int64_t kMpiStartBytes = int64_t{10} << 20;
 constexpr int64_t kMpiPeerBytes = int64_t{1} << 20;
 
@@ -365,7 +366,7 @@ void add_rows(const PlannedStore& store, const DryRun& dry_run, const ProcessByt
     if (count != 0)
       plan.rows.push_back({name, count});
   };
-  add("program and libraries", process.program);
+  add("program and libraries", process.program + (lengths_differ ? kOtherLengthsBytes : 0));
   add("communication between ranks", process.transport);
   add("tokenizer and data", process.inputs);
   add("base: quantised codes", bytes.codes);
