@@ -106,6 +106,13 @@ void run_blocks(const ProductSpec& whole, const void* a, const void* b, void* c)
   });
 }
 
+void copy_transposed(const float* from, int64_t rows, int64_t columns, int64_t from_stride,
+                     float* to, int64_t to_stride) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j)
+      to[j * to_stride + i] = from[i * from_stride + j];
+}
+
 Tensor to_float32(const TensorView& x) {
   Tensor result(x.shape(), DType::kFloat32);
   cast(x, result);
@@ -221,13 +228,6 @@ namespace {
 // Whether the product of an adapter's low rank is made the other way round: oneDNN takes about half
 // the time for [K,T] x [T,N] where K is small.
 constexpr int64_t kFewColumns = 64;
-
-void copy_transposed(const float* from, int64_t rows, int64_t columns, int64_t from_stride,
-                     float* to, int64_t to_stride) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j)
-      to[j * to_stride + i] = from[i * from_stride + j];
-}
 
 // gemm_over_tokens with few columns, as blocks of out^T. `whole`: of x^T dy.
 void turned_over_tokens(ProductSpec whole, const TensorView& dy, const TensorView& x,

@@ -17,6 +17,10 @@ using PanelProduct =
 void for_panels(const TensorView& a, const BlockSource& b, Transpose transpose_b,
                 const TensorView& c, const PanelProduct& multiply);
 
+/// to = from^T; `rows` and `columns` of from.
+void copy_transposed(const float* from, int64_t rows, int64_t columns, int64_t from_stride,
+                     float* to, int64_t to_stride);
+
 /// x as f32.
 Tensor to_float32(const TensorView& x);
 

@@ -4,6 +4,7 @@
 
 #include "core/dry_run.h"
 #include "core/parallel_for.h"
+#include "kernels/gemm_blocks.h"
 #include "kernels/thin_task.h"
 
 namespace shardtune::kernels {
@@ -109,13 +110,6 @@ void thin_onto(const TensorView& y, const LowRankTerm& term, const TensorView& o
 }
 
 namespace {
-void copy_transposed(const float* from, int64_t rows, int64_t columns, int64_t from_stride,
-                     float* to, int64_t to_stride) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j)
-      to[j * to_stride + i] = from[i * from_stride + j];
-}
-
 // All chunks of some columns.
 void sum_columns(const Paired& narrow, const TensorView& wide, int64_t first,
                  const thin::TokensTask& columns) {
