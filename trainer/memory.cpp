@@ -21,22 +21,26 @@ std::optional<int64_t> read_number(const char* path) {
   return std::nullopt;
 }
 
-int64_t available_in_meminfo() {
-  std::ifstream file("/proc/meminfo");
+// Of a line "KEY NUMBER kB".
+std::optional<int64_t> bytes_of_line(const char* path, const char* key) {
+  std::ifstream file(path);
   std::string line;
   while (std::getline(file, line)) {
     std::istringstream words(line);
-    std::string key;
+    std::string found;
     int64_t kilobytes = 0;
-    if (words >> key >> kilobytes && key == "MemAvailable:")
+    if (words >> found >> kilobytes && found == key)
       return kilobytes * 1024;
   }
-  return -1;
+  return std::nullopt;
 }
 
 }  // namespace
 
 int64_t peak_rss_bytes() {
+  // getrusage would also count the process that started this one.
+  if (const auto peak = bytes_of_line("/proc/self/status", "VmHWM:"))
+    return *peak;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
@@ -52,7 +56,7 @@ int64_t resident_bytes() {
 }
 
 int64_t available_bytes() {
-  int64_t available = available_in_meminfo();
+  int64_t available = bytes_of_line("/proc/meminfo", "MemAvailable:").value_or(-1);
   const auto limit = read_number("/sys/fs/cgroup/memory.max");  // "max" reads as no number
   const auto current = read_number("/sys/fs/cgroup/memory.current");
   if (limit && current) {

@@ -207,6 +207,20 @@ TEST_F(Plan, TrainComparesPredictionAndMeasurementAtItsEnd) {
   EXPECT_NE(outcome.err.find("measured peak "), std::string::npos) << outcome.err;
 }
 
+// A large program (a notebook) starts the run: its memory is not the run's, though the kernel hands
+// its peak on.
+TEST_F(Plan, MeasuresItsOwnPeakWhoeverStartsIt) {
+  constexpr size_t kBytes = size_t{1} << 30;
+  const std::vector<char> ballast(kBytes, 1);
+  const Outcome outcome = folder_.shell("exec $st train run.yaml");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string mark = "measured peak ";
+  const size_t at = outcome.err.find(mark);
+  ASSERT_NE(at, std::string::npos) << outcome.err;
+  EXPECT_LT(std::stod(outcome.err.substr(at + mark.size())), 512.0) << outcome.err;
+  EXPECT_EQ(ballast.back(), 1);
+}
+
 /// A model of some billion weights of which only the header is written: the file has holes.
 void make_hollow_model(const fs::path& folder) {
   constexpr int64_t kHidden = 4096, kInner = 16384, kLayers = 8, kVocab = 260;
