@@ -15,6 +15,7 @@ several calls. Refuses to start on a busy machine.
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -56,6 +57,13 @@ def prepare_1b():
     return model, tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
 
 
+def save_smollm2(path, folder):
+    import peers
+    folder.mkdir(parents=True, exist_ok=True)
+    peers.load_model(path).save_pretrained(folder)
+    peers.load_tokenizer(path).save(str(folder / "tokenizer.json"))
+
+
 def prepare_smollm2():
     import peers
     path = peers.model_path()
@@ -65,9 +73,13 @@ def prepare_smollm2():
     tokenizer = peers.load_tokenizer(path)
     model = WORK / "model"
     if not (model / "tokenizer.json").exists():
-        model.mkdir(parents=True, exist_ok=True)
-        peers.load_model(path).save_pretrained(model)
-        tokenizer.save(str(model / "tokenizer.json"))
+        # In a process of its own: what this one has held counts for the peak of those it starts.
+        child = multiprocessing.get_context("spawn").Process(target=save_smollm2,
+                                                             args=(path, model))
+        child.start()
+        child.join()
+        if child.exitcode != 0:
+            sys.exit(f"{model} could not be written")
     return model, tokenizer
 
 
