@@ -254,4 +254,5 @@ def main():
         common.write_section("benchmarks.md", "<!-- peers:begin -->", "<!-- peers:end -->", text)
 
 
-main()
+if __name__ == "__main__":
+    main()
