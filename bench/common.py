@@ -74,7 +74,7 @@ def write_section(page, begin, end, text):
 
 def train(config, work, ranks=1, program=None):
     """Runs launch/run train with a configuration whose output_dir is WORK/run, from the beginning.
-    The program's JSON result and the lines of its metrics."""
+    The program's JSON result, with what it logged as "log", and the lines of its metrics."""
     subprocess.run(["rm", "-rf", str(work / "run")], check=True)
     command = [str(ROOT / "launch/run"), "-n", str(ranks), "train", str(config), "--resume",
                "never", "--json"]
@@ -84,7 +84,8 @@ def train(config, work, ranks=1, program=None):
         sys.exit(f"{' '.join(command)}: code {done.returncode}\n{done.stderr}")
     lines = (work / "run/metrics.jsonl").read_text().splitlines()
     subprocess.run(["rm", "-rf", str(work / "run")], check=True)
-    return json.loads(done.stdout), [json.loads(line) for line in lines]
+    result = dict(json.loads(done.stdout), log=done.stderr)
+    return result, [json.loads(line) for line in lines]
 
 
 def fio(folder, mib):

@@ -10,7 +10,6 @@ share of operations is that of the program's own count (docs/metrics.md). Refuse
 --dry allows one and leaves docs/ alone. Needs Python 3.11 and a Release build.
 """
 import argparse
-import json
 import pathlib
 import re
 import statistics
@@ -33,24 +32,18 @@ SIDES = {  # adapter, quantization
 
 def train(options, work, adapter, quantization):
     """Seconds of each counted step, and millions of operations per token."""
-    out = work / "run"
-    (work / "overhead.yaml").write_text(f"""\
+    config = work / "overhead.yaml"
+    config.write_text(f"""\
 model: {{model_name_or_path: "{options.model}"}}
 quantization: {{{quantization}}}
 adapter: {{lora_rank: 16, lora_alpha: 32, {adapter}}}
 data: {{train: [{{path: "{work / 'text.txt'}", format: text}}], chat_template: none, max_length: 512}}
 training: {{objective: pretrain, max_steps: {WARM_UP + options.steps}, micro_batch_size: 4,
            global_batch_size: 4}}
-checkpoint: {{output_dir: "{out}"}}
+checkpoint: {{output_dir: "{work / 'run'}"}}
 """)
-    subprocess.run(["rm", "-rf", str(out)], check=True)
-    done = subprocess.run([str(common.ROOT / "launch/run"), "-n", "1", "train",
-                           str(work / "overhead.yaml"), "--resume", "never"], capture_output=True,
-                          text=True)
-    if done.returncode != 0:
-        sys.exit(f"code {done.returncode}\n{done.stderr}")
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    operations = re.search(r"needs ([0-9.]+) MFLOP per token", (out / "train.log").read_text())
+    result, lines = common.train(config, work)
+    operations = re.search(r"needs ([0-9.]+) MFLOP per token", result["log"])
     return [line["step_time_ms"] / 1000 for line in lines[WARM_UP:]], float(operations[1])
 
 

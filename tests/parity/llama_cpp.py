@@ -48,10 +48,5 @@ class LlamaCpp:
         return self._post("/apply-template", {"messages": messages})["prompt"]
 
     def greedy(self, ids, count):
-        """Text, ids and, for each id, llama.cpp's log probabilities of the likeliest ones."""
-        answer = self._post("/completion", {
-            "prompt": ids, "n_predict": count, "temperature": 0, "n_probs": 8,
-            "post_sampling_probs": False, "return_tokens": True, "cache_prompt": False})
-        likeliest = [{entry["id"]: entry["logprob"] for entry in place["top_logprobs"]}
-                     for place in answer["completion_probabilities"]]
-        return answer["content"], answer["tokens"], likeliest
+        return self._post("/completion", {"prompt": ids, "n_predict": count, "temperature": 0,
+                                          "cache_prompt": False})["content"]
